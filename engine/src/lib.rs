@@ -1,0 +1,6 @@
+//! Tensors, reverse-mode autodiff, operations and their backends, weight files. Knows no model.
+
+pub mod cpu;
+mod dtype;
+
+pub use dtype::{DType, Element, Float};
