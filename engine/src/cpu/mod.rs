@@ -1,4 +1,78 @@
-//! The CPU backend.
+//! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
+mod buffer;
 pub mod isa;
 pub mod threads;
+mod walk;
+
+mod affine;
+mod binary;
+mod cast;
+mod matmul;
+mod reduce;
+mod rms_norm;
+mod unary;
+mod write;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+pub use buffer::CpuBuffer;
+use buffer::Pool;
+
+use crate::{Backend, Result};
+
+/// The processor.
+pub struct Cpu {
+    pool: Arc<Pool>,
+}
+
+impl Cpu {
+    /// A backend with an empty buffer pool.
+    pub fn new() -> Self {
+        Self { pool: Arc::default() }
+    }
+
+    /// A read-only buffer over a part of a mapped file.
+    pub(crate) fn map(&self, map: Arc<memmap2::Mmap>, range: Range<usize>) -> CpuBuffer {
+        CpuBuffer::mapped(map, range)
+    }
+
+    /// Bytes that the pool keeps for reuse, held by no tensor.
+    pub fn pooled_bytes(&self) -> usize {
+        self.pool.bytes()
+    }
+
+    /// Gives the pool's idle memory back to the system.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for Cpu {
+    const NAME: &'static str = "cpu";
+    type Buffer = CpuBuffer;
+
+    fn allocate(&self, bytes: usize) -> Option<CpuBuffer> {
+        CpuBuffer::pooled(&self.pool, bytes, true)
+    }
+
+    fn allocate_for_output(&self, bytes: usize) -> Option<CpuBuffer> {
+        CpuBuffer::pooled(&self.pool, bytes, false)
+    }
+
+    fn write(&self, buffer: &CpuBuffer, at: usize, data: &[u8]) -> Result<()> {
+        buffer.write(at, data)
+    }
+
+    fn read(&self, buffer: &CpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
+        data.copy_from_slice(&buffer.bytes()[at..at + data.len()]);
+        Ok(())
+    }
+}

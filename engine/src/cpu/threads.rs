@@ -227,6 +227,20 @@ impl<T> Scatter<T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
 
+    /// Writes element `i`.
+    ///
+    /// # Safety
+    /// As for [`Self::slice`].
+    ///
+    /// # Panics
+    /// If `i` is out of bounds.
+    #[inline]
+    pub unsafe fn set(&self, i: usize, value: T) {
+        // SAFETY: by the caller.
+        let slot = unsafe { self.slice(i, 1) };
+        slot[0] = value;
+    }
+
     /// Base pointer, for kernels that write strided tiles under the same promise as [`Self::slice`].
     pub fn as_mut_ptr(&self) -> *mut T {
         self.ptr

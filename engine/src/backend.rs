@@ -1,0 +1,288 @@
+//! Backends, devices, and the rule that every compiled-in backend has every operation's kernel.
+//!
+//! A backend offers an operation by implementing [`Kernel`] for it. [`Compiled`] is the tuple of the
+//! backends in this build; applying an operation `O` needs `Compiled: Offers<O>`, which holds only if
+//! each of them implements `Kernel<O>`. A missing kernel is a build error, never a silent fallback:
+//!
+//! ```compile_fail,E0277
+//! use engine::{Cost, Op, Result, Spec, Tensor};
+//! #[derive(Clone, Debug)]
+//! struct Cube;
+//! impl Op for Cube {
+//!     const NAME: &'static str = "cube";
+//!     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> { Ok(vec![inputs[0]]) }
+//!     fn cost(&self, _: &[Spec], _: &[Spec]) -> Cost { Cost::default() }
+//! }
+//! fn cube(x: &Tensor) -> Result<Vec<Tensor>> {
+//!     engine::apply(Cube, &[x]) // error: the trait bound `Cpu: Kernel<Cube>` is not satisfied
+//! }
+//! ```
+//!
+//! The same holds when one backend of several lacks the kernel; `Paper` below has no kernels at all:
+//!
+//! ```compile_fail,E0277
+//! use engine::{Backend, Cpu, Offers, Result, ops};
+//! struct Paper;
+//! impl Backend for Paper {
+//!     const NAME: &'static str = "paper";
+//!     type Buffer = Vec<u8>;
+//!     fn allocate(&self, bytes: usize) -> Option<Vec<u8>> { Some(vec![0; bytes]) }
+//!     fn write(&self, _: &Vec<u8>, _: usize, _: &[u8]) -> Result<()> { Ok(()) }
+//!     fn read(&self, _: &Vec<u8>, _: usize, _: &mut [u8]) -> Result<()> { Ok(()) }
+//! }
+//! fn complete<Set: Offers<ops::MatMul>>() {}
+//! complete::<(Cpu, Paper)>(); // error: the trait bound `Paper: Kernel<MatMul>` is not satisfied
+//! ```
+//!
+//! With the CPU alone it compiles:
+//!
+//! ```
+//! fn complete<Set: engine::Offers<engine::ops::MatMul>>() {}
+//! complete::<(engine::Cpu,)>();
+//! ```
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
+
+use crate::memory::{Memory, current_tag};
+use crate::{Cpu, DType, Error, Layout, Op, Result};
+
+/// A way to hold buffers and run kernels on them.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// Lower-case name: `cpu`, `wgpu`, `cuda`.
+    const NAME: &'static str;
+    /// Memory of this backend.
+    type Buffer: Send + Sync + 'static;
+    /// A zero-filled buffer, or `None` if there is no memory.
+    fn allocate(&self, bytes: usize) -> Option<Self::Buffer>;
+    /// A buffer whose contents are unspecified (but initialised): the next kernel overwrites all of it.
+    fn allocate_for_output(&self, bytes: usize) -> Option<Self::Buffer> {
+        self.allocate(bytes)
+    }
+    /// Copies `data` to byte `at` of the buffer.
+    fn write(&self, buffer: &Self::Buffer, at: usize, data: &[u8]) -> Result<()>;
+    /// Copies from byte `at` of the buffer, after all work submitted before.
+    fn read(&self, buffer: &Self::Buffer, at: usize, data: &mut [u8]) -> Result<()>;
+}
+
+/// The kernel of operation `O` on a backend.
+pub trait Kernel<O: Op>: Backend {
+    /// Computes `outputs` from `inputs`. Shapes and dtypes have passed [`Op::infer`]. Fresh outputs are
+    /// contiguous and must be written whole; in-place targets hold their old values and may be strided.
+    fn run(&self, op: &O, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()>;
+}
+
+/// A tensor that a kernel reads.
+pub struct Input<'a, B: Backend> {
+    /// Sizes and strides.
+    pub layout: &'a Layout,
+    /// Element type.
+    pub dtype: DType,
+    /// Memory.
+    pub buffer: &'a B::Buffer,
+}
+
+/// A tensor that a kernel writes; nothing else reads or writes it meanwhile.
+pub struct Output<'a, B: Backend> {
+    /// Sizes and strides.
+    pub layout: &'a Layout,
+    /// Element type.
+    pub dtype: DType,
+    /// Memory.
+    pub buffer: &'a B::Buffer,
+}
+
+/// The backends of this build, as a tuple.
+pub type Compiled = (Cpu,);
+
+/// A tuple of backends that all have a kernel for `O`.
+pub trait Offers<O: Op> {
+    /// Runs the kernel of the backend that `device` belongs to.
+    fn dispatch(device: &Device, op: &O, inputs: &[Placed<'_>], outputs: &[Placed<'_>]) -> Result<()>;
+}
+
+/// A storage with a view of it, on the way to a kernel.
+#[derive(Clone, Copy)]
+pub struct Placed<'a> {
+    pub(crate) storage: &'a Storage,
+    pub(crate) layout: &'a Layout,
+    pub(crate) dtype: DType,
+}
+
+fn buffer_of<'a, B: Backend>(placed: &Placed<'a>) -> &'a B::Buffer {
+    placed.storage.buffer.downcast_ref().expect("the buffer of this backend")
+}
+
+fn run_on<O: Op, B: Kernel<O>>(
+    backend: &B,
+    op: &O,
+    inputs: &[Placed<'_>],
+    outputs: &[Placed<'_>],
+) -> Result<()> {
+    let inputs: Vec<Input<'_, B>> = inputs
+        .iter()
+        .map(|p| Input { layout: p.layout, dtype: p.dtype, buffer: buffer_of::<B>(p) })
+        .collect();
+    let mut outputs: Vec<Output<'_, B>> = outputs
+        .iter()
+        .map(|p| Output { layout: p.layout, dtype: p.dtype, buffer: buffer_of::<B>(p) })
+        .collect();
+    backend.run(op, &inputs, &mut outputs)
+}
+
+macro_rules! offers {
+    ($($backend:ident),+) => {
+        impl<O: Op, $($backend: Kernel<O>),+> Offers<O> for ($($backend,)+) {
+            fn dispatch(device: &Device, op: &O, inputs: &[Placed<'_>], outputs: &[Placed<'_>]) -> Result<()> {
+                $(if let Some(backend) = device.backend::<$backend>() {
+                    return run_on(backend, op, inputs, outputs);
+                })+
+                Err(Error::Device(format!("{device} belongs to a backend that is not in this build")))
+            }
+        }
+    };
+}
+offers!(A);
+offers!(A, B);
+offers!(A, B, C);
+
+/// What the engine needs of a backend without knowing its type.
+trait AnyBackend: Any + Send + Sync {
+    fn name(&self) -> &'static str;
+    fn allocate(&self, bytes: usize, zeroed: bool) -> Option<Box<dyn Any + Send + Sync>>;
+    fn write(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &[u8]) -> Result<()>;
+    fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()>;
+}
+
+fn own<B: Backend>(buffer: &(dyn Any + Send + Sync)) -> &B::Buffer {
+    buffer.downcast_ref().expect("the buffer of this backend")
+}
+
+impl<B: Backend> AnyBackend for B {
+    fn name(&self) -> &'static str {
+        B::NAME
+    }
+    fn allocate(&self, bytes: usize, zeroed: bool) -> Option<Box<dyn Any + Send + Sync>> {
+        let buffer = if zeroed { Backend::allocate(self, bytes) } else { self.allocate_for_output(bytes) };
+        Some(Box::new(buffer?))
+    }
+    fn write(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &[u8]) -> Result<()> {
+        Backend::write(self, own::<B>(buffer), at, data)
+    }
+    fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()> {
+        Backend::read(self, own::<B>(buffer), at, data)
+    }
+}
+
+/// A device: a backend and the books of its memory. Cheap to clone.
+#[derive(Clone)]
+pub struct Device(Arc<DeviceInner>);
+
+struct DeviceInner {
+    backend: Box<dyn AnyBackend>,
+    memory: Memory,
+}
+
+impl Device {
+    /// A device of its own around `backend`.
+    pub fn new<B: Backend>(backend: B) -> Self {
+        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::default() }))
+    }
+
+    /// The processor. One per process.
+    pub fn cpu() -> Self {
+        static CPU: OnceLock<Device> = OnceLock::new();
+        CPU.get_or_init(|| Self::new(Cpu::new())).clone()
+    }
+
+    /// Name of the backend.
+    pub fn name(&self) -> &'static str {
+        self.0.backend.name()
+    }
+
+    /// Bytes in use and at the peak.
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    /// The backend, if it is a `B`.
+    pub fn backend<B: Backend>(&self) -> Option<&B> {
+        let any: &dyn Any = &*self.0.backend;
+        any.downcast_ref()
+    }
+
+    pub(crate) fn allocate(&self, bytes: usize, zeroed: bool) -> Result<Arc<Storage>> {
+        let buffer = self.0.backend.allocate(bytes, zeroed).ok_or_else(|| Error::OutOfMemory {
+            device: self.to_string(),
+            bytes,
+            in_use: self.0.memory.total().current,
+        })?;
+        Ok(self.adopt(buffer, bytes))
+    }
+
+    /// Wraps a buffer that was made elsewhere (a mapped file).
+    pub(crate) fn adopt(&self, buffer: Box<dyn Any + Send + Sync>, bytes: usize) -> Arc<Storage> {
+        let tag = current_tag();
+        self.0.memory.add(tag, bytes);
+        Arc::new(Storage {
+            buffer,
+            bytes,
+            tag,
+            device: self.clone(),
+            version: AtomicU64::new(0),
+            access: RwLock::new(()),
+        })
+    }
+}
+
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A buffer that tensors share.
+pub(crate) struct Storage {
+    pub(crate) buffer: Box<dyn Any + Send + Sync>,
+    pub(crate) bytes: usize,
+    tag: &'static str,
+    pub(crate) device: Device,
+    /// Bumped by each in-place write, so that the tape notices when a saved tensor has changed.
+    pub(crate) version: AtomicU64,
+    /// Held for reading by kernels that read the buffer and for writing by in-place kernels.
+    pub(crate) access: RwLock<()>,
+}
+
+impl Storage {
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn write(&self, at: usize, data: &[u8]) -> Result<()> {
+        self.device.0.backend.write(&*self.buffer, at, data)
+    }
+
+    pub(crate) fn read(&self, at: usize, data: &mut [u8]) -> Result<()> {
+        self.device.0.backend.read(&*self.buffer, at, data)
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.device.0.memory.remove(self.tag, self.bytes);
+    }
+}
