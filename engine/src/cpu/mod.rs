@@ -1,4 +1,5 @@
 //! The CPU backend.
 
+pub mod gemm;
 pub mod isa;
 pub mod threads;

@@ -127,7 +127,8 @@ impl Shared {
             let gate = self.gate.0.load(Ordering::Relaxed);
             if fresh(gate, *seen) {
                 // A failed exchange means that the gate moved: look again.
-                let entered = self.gate.0.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed);
+                let entered =
+                    self.gate.0.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed);
                 if entered.is_ok() {
                     *seen = gate / EPOCH;
                     return (gate & INSIDE_MASK) as usize + 1;
@@ -195,8 +196,12 @@ impl Pool {
         }
         let Ok(forking) = self.forking.try_lock() else { return (0..tasks).for_each(f) };
         let shared = &*self.shared;
-        let job =
-            Job { call: call::<F>, data: std::ptr::from_ref(f).cast(), tasks, workers: limit.saturating_sub(1) };
+        let job = Job {
+            call: call::<F>,
+            data: std::ptr::from_ref(f).cast(),
+            tasks,
+            workers: limit.saturating_sub(1),
+        };
         // SAFETY: the gate is closed and nobody is inside (the last `run` saw to it), and `forking` is held.
         unsafe { *shared.job.get() = Some(job) };
         shared.next.0.store(0, Ordering::Relaxed);
