@@ -2,5 +2,6 @@
 
 pub mod cpu;
 mod dtype;
+pub mod weights;
 
 pub use dtype::{DType, Element, Float};
