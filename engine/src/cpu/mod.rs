@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub use buffer::CpuBuffer;
 use buffer::Pool;
 
+use crate::weights::Mapping;
 use crate::{Backend, Result};
 
 /// The processor.
@@ -34,9 +35,9 @@ impl Cpu {
         Self { pool: Arc::default() }
     }
 
-    /// A read-only buffer over a part of a mapped file.
-    pub(crate) fn map(&self, map: Arc<memmap2::Mmap>, range: Range<usize>) -> CpuBuffer {
-        CpuBuffer::mapped(map, range)
+    /// A read-only buffer over a part of a file in memory.
+    pub(crate) fn map(&self, file: Arc<Mapping>, range: Range<usize>) -> CpuBuffer {
+        CpuBuffer::mapped(file, range)
     }
 
     /// Bytes that the pool keeps for reuse, held by no tensor.

@@ -25,7 +25,15 @@ const MAX_RANK: usize = 64;
 #[derive(Debug)]
 pub struct Mapping {
     path: PathBuf,
-    map: Mmap,
+    content: Content,
+}
+
+/// Where the bytes of a weight file are.
+#[derive(Debug)]
+enum Content {
+    Map(Mmap),
+    /// In the program itself.
+    Embedded(&'static [u8]),
 }
 
 impl Mapping {
@@ -42,7 +50,12 @@ impl Mapping {
         // SAFETY: the map is read-only and nothing in this process writes weight files in place (`replace_file`
         // renames). Another process that truncates or rewrites the file is the documented limit above.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| WeightError::io(path, "map", e))?;
-        Ok(Arc::new(Self { path: path.to_owned(), map }))
+        Ok(Arc::new(Self { path: path.to_owned(), content: Content::Map(map) }))
+    }
+
+    /// A file that is part of the program; `name` stands for its path in messages.
+    pub(super) fn embedded(name: &str, bytes: &'static [u8]) -> Arc<Self> {
+        Arc::new(Self { path: PathBuf::from(name), content: Content::Embedded(bytes) })
     }
 
     /// Path it was opened by.
@@ -52,7 +65,10 @@ impl Mapping {
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
-        &self.map
+        match &self.content {
+            Content::Map(map) => map,
+            Content::Embedded(bytes) => bytes,
+        }
     }
 }
 

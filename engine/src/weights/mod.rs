@@ -49,6 +49,23 @@ impl Weights {
         } else {
             open_file(path)?
         };
+        Self::index(path, parsed, gguf)
+    }
+
+    /// A safetensors file that is part of the program; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// [`WeightError`] if the bytes break the format.
+    pub fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightError> {
+        let parsed = safetensors::parse(&Mapping::embedded(name, bytes))?;
+        Self::index(Path::new(name), parsed, None)
+    }
+
+    fn index(
+        path: &Path,
+        parsed: safetensors::Parsed,
+        gguf: Option<gguf::Metadata>,
+    ) -> Result<Self, WeightError> {
         let mut by_name = HashMap::with_capacity(parsed.entries.len());
         for (i, entry) in parsed.entries.iter().enumerate() {
             if by_name.insert(entry.name().to_owned(), i).is_some() {
