@@ -64,7 +64,7 @@ enum Owner {
     },
     /// Read-only; the file is held so that the pointer stays valid.
     Map {
-        _map: Arc<memmap2::Mmap>,
+        _file: Arc<Mapping>,
     },
 }
 
