@@ -130,7 +130,7 @@ impl Loader {
         let tensor = match (stored, self.dtype) {
             (Some(stored), _) => {
                 let tensor =
-                    Tensor::from_mapped(entry.mapping().clone(), entry.range(), dims, stored, &self.device)?;
+                    Tensor::from_mapped(entry.mapping(), entry.range(), dims, stored, &self.device)?;
                 match self.dtype {
                     Some(dtype) if dtype != stored => tensor.to_dtype(dtype)?,
                     _ => tensor,
