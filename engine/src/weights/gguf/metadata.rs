@@ -148,6 +148,9 @@ impl Metadata {
         let mut values = BTreeMap::new();
         for index in 0..pairs {
             let key = at.string(&format_args!("metadata key {index}"))?;
+            if key.is_empty() {
+                return Err(WeightError::file(at.path(), format!("metadata key {index} is empty")));
+            }
             let what = format!("the value of metadata key {:?}", shorten(&key));
             let kind = at.u32(&what)?;
             let value = read_value(at, &key, kind, &what)?;
