@@ -22,6 +22,7 @@ mod op;
 pub mod ops;
 mod rng;
 mod tensor;
+pub mod weights;
 
 pub use autograd::{GradContext, Gradients, checkpoint, no_grad};
 pub use backend::{Backend, Compiled, Device, Input, Kernel, Offers, Output};

@@ -11,6 +11,7 @@ use crate::error::{Error, Result, rule};
 use crate::layout::{Dims, Layout};
 use crate::op::Spec;
 use crate::rng::Rng;
+use crate::weights::Mapping;
 use crate::{Cpu, DType, Element};
 
 /// An n-dimensional array on a device. Cheap to clone; views (reshape, permute, narrow, expand) share the
@@ -80,24 +81,24 @@ impl Tensor {
         Ok(Self::from_storage(storage, Layout::contiguous(spec.dims), dtype))
     }
 
-    /// A tensor over bytes of a mapped file. On the CPU nothing is copied if the bytes are aligned for
+    /// A tensor over bytes of a file in memory (mapped, or part of the program). On the CPU nothing is copied if the bytes are aligned for
     /// `dtype`; other devices upload.
     pub fn from_mapped(
-        map: &Arc<memmap2::Mmap>,
+        file: &Arc<Mapping>,
         range: std::ops::Range<usize>,
         dims: &[usize],
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
         let spec = Spec::new(dims, dtype)?;
-        let bytes = map
+        let bytes = file
+            .bytes()
             .get(range.clone())
             .filter(|b| b.len() == spec.bytes())
             .ok_or_else(|| rule!("from_mapped", "range {range:?} does not hold {dtype} {dims:?}"))?;
         let aligned = bytes.as_ptr().align_offset(dtype.size()) == 0;
         if aligned && let Some(cpu) = device.backend::<Cpu>() {
-            let buffer = Box::new(cpu.map(map.clone(), range));
-            let storage = device.adopt(buffer, spec.bytes());
+            let storage = device.adopt(Box::new(cpu.map(file.clone(), range)), spec.bytes());
             return Ok(Self::from_storage(storage, Layout::contiguous(spec.dims), dtype));
         }
         Self::from_bytes(bytes, dims, dtype, device)

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
+use crate::weights::Mapping;
 use crate::{Cpu, Element, Error, Input, Output, Result};
 
 /// Alignment of pooled buffers: a cache line, and the widest vector.
@@ -61,7 +62,7 @@ enum Owner {
         pool: Arc<Pool>,
         class: usize,
     },
-    /// Read-only; the map is held so that the pointer stays valid.
+    /// Read-only; the file is held so that the pointer stays valid.
     Map {
         _map: Arc<memmap2::Mmap>,
     },
@@ -96,9 +97,9 @@ impl CpuBuffer {
         Some(Self { ptr, len, owner: Owner::Pool { pool: pool.clone(), class } })
     }
 
-    pub(super) fn mapped(map: Arc<memmap2::Mmap>, range: Range<usize>) -> Self {
-        let bytes = &map[range];
-        Self { ptr: NonNull::from(bytes).cast(), len: bytes.len(), owner: Owner::Map { _map: map } }
+    pub(super) fn mapped(file: Arc<Mapping>, range: Range<usize>) -> Self {
+        let bytes = &file.bytes()[range];
+        Self { ptr: NonNull::from(bytes).cast(), len: bytes.len(), owner: Owner::Map { _file: file } }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -1,6 +1,7 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
+pub mod gemm;
 pub mod isa;
 mod multiversion;
 mod rows;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 pub use buffer::CpuBuffer;
 use buffer::Pool;
 
+use crate::weights::Mapping;
 use crate::{Backend, Result};
 
 /// The processor.
@@ -43,9 +45,9 @@ impl Cpu {
         Self { pool: Arc::default() }
     }
 
-    /// A read-only buffer over a part of a mapped file.
-    pub(crate) fn map(&self, map: Arc<memmap2::Mmap>, range: Range<usize>) -> CpuBuffer {
-        CpuBuffer::mapped(map, range)
+    /// A read-only buffer over a part of a file in memory.
+    pub(crate) fn map(&self, file: Arc<Mapping>, range: Range<usize>) -> CpuBuffer {
+        CpuBuffer::mapped(file, range)
     }
 
     /// Bytes that the pool keeps for reuse, held by no tensor.

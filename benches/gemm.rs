@@ -1,0 +1,350 @@
+//! Speed of the matrix product against what this machine can do at most, probed in the same run.
+//!
+//! `cargo bench -p roentgen-engine --bench gemm [-- <filter>]`. Rows are medians with minimum and maximum.
+//! Compute-bound rows are given in GFLOP/s and percent of the arithmetic peak (a loop on registers alone),
+//! decode rows in GB/s of weight and percent of the read bandwidth over a buffer of the same size.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use engine::cpu::gemm::{BatchDim, Init, MatMut, MatRef, gemm, gemm_batched};
+use engine::cpu::threads;
+use engine::{DType, Element, Float};
+use half::bf16;
+
+/// Median, minimum and maximum seconds of one call.
+#[derive(Clone, Copy)]
+struct Seconds {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// One warm-up, then repeats for about 0.3 s, at least five.
+fn time(mut f: impl FnMut()) -> Seconds {
+    let start = Instant::now();
+    f();
+    let once = start.elapsed().as_secs_f64().max(1e-7);
+    // Short calls are timed in bundles of some 100 microseconds.
+    let bundle = ((1e-4 / once) as usize).clamp(1, 1000);
+    let mut all = Vec::new();
+    let start = Instant::now();
+    while all.len() < 5 || (start.elapsed().as_secs_f64() < 0.3 && all.len() < 1000) {
+        let start = Instant::now();
+        for _ in 0..bundle {
+            f();
+        }
+        all.push(start.elapsed().as_secs_f64() / bundle as f64);
+    }
+    all.sort_by(f64::total_cmp);
+    Seconds { median: all[all.len() / 2], min: all[0], max: all[all.len() - 1] }
+}
+
+/// What the machine can do at most on the pool's threads.
+mod peak {
+    use super::*;
+
+    /// Operations a second of multiply-adds on registers.
+    pub(super) fn flops(dtype: DType) -> f64 {
+        const ROUNDS: usize = 200_000;
+        let one = |_| -> usize {
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx512bf16") && dtype == DType::BF16 {
+                    // SAFETY: detected.
+                    return unsafe { dot512(ROUNDS) };
+                }
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: detected.
+                    return unsafe { fma512(ROUNDS) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: detected.
+                    return unsafe { fma256(ROUNDS) };
+                }
+            }
+            let mut sums = [1f32; 64];
+            for _ in 0..ROUNDS {
+                for x in &mut sums {
+                    *x = *x * 0.5 + 0.5;
+                }
+                black_box(&mut sums);
+            }
+            ROUNDS * 2 * 64
+        };
+        let tasks = threads::threads();
+        let per_task = one(0);
+        let took = time(|| threads::parallel_for(tasks, |i| assert_eq!(one(i), per_task)));
+        (tasks * per_task) as f64 / took.median
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    macro_rules! registers {
+        ($name:ident, $features:literal, $n:literal, $flops:literal, $start:expr, |$x:ident, $c:ident| $step:expr) => {
+            #[target_feature(enable = $features)]
+            fn $name(rounds: usize) -> usize {
+                use std::arch::x86_64::*;
+                let $c = $start;
+                let mut sums = [$start; $n];
+                for _ in 0..rounds {
+                    for $x in &mut sums {
+                        *$x = $step;
+                    }
+                }
+                black_box(sums);
+                rounds * $n * $flops
+            }
+        };
+    }
+    #[cfg(target_arch = "x86_64")]
+    registers!(fma512, "avx512f", 20, 32, black_box(_mm512_set1_ps(0.5)), |x, c| _mm512_fmadd_ps(c, c, *x));
+    #[cfg(target_arch = "x86_64")]
+    registers!(fma256, "avx2,fma", 12, 16, black_box(_mm256_set1_ps(0.5)), |x, c| _mm256_fmadd_ps(c, c, *x));
+    #[cfg(target_arch = "x86_64")]
+    registers!(dot512, "avx512f,avx512bf16", 20, 64, black_box(_mm512_set1_ps(0.5)), |x, c| {
+        // SAFETY: both are 512 bits of plain data.
+        let pairs = unsafe { std::mem::transmute::<__m512, __m512bh>(c) };
+        _mm512_dpbf16_ps(*x, pairs, pairs)
+    });
+
+    /// Bytes a second read from `bytes` of memory, four streams a thread.
+    pub(super) fn read(bytes: usize) -> f64 {
+        const TASKS: usize = 16;
+        let data = vec![1u64; (bytes / 8).next_multiple_of(TASKS * 32)];
+        let took = time(|| {
+            threads::parallel_for(TASKS, |i| {
+                let part = &data[i * data.len() / TASKS..][..data.len() / TASKS];
+                black_box(read_streams(part));
+            });
+        });
+        (data.len() * 8) as f64 / took.median
+    }
+
+    fn read_streams(part: &[u64]) -> u64 {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: detected.
+            return unsafe { read_streams_512(part) };
+        }
+        streams(part)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f")]
+    fn read_streams_512(part: &[u64]) -> u64 {
+        streams(part)
+    }
+
+    #[inline(always)]
+    fn streams(part: &[u64]) -> u64 {
+        let stretch = part.len() / 4;
+        let mut sums = [[0u64; 8]; 4];
+        for i in (0..stretch).step_by(8) {
+            for (s, sums) in sums.iter_mut().enumerate() {
+                let line: &[u64; 8] = part[s * stretch + i..][..8].try_into().expect("eight words");
+                for (sum, x) in sums.iter_mut().zip(line) {
+                    *sum ^= x;
+                }
+            }
+        }
+        sums.iter().flatten().fold(0, |a, b| a ^ b)
+    }
+}
+
+fn values<T: Element>(n: usize) -> Vec<T> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            T::from_f64((state >> 40) as f64 / f64::from(1 << 23) - 1.0)
+        })
+        .collect()
+}
+
+struct Table {
+    filter: Option<String>,
+    f32_peak: f64,
+    bf16_peak: f64,
+    /// The peaks were probed long ago when the last row is printed; rows probe the bandwidth again.
+    rows: usize,
+}
+
+impl Table {
+    fn wanted(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|f| name.contains(f.as_str()))
+    }
+
+    fn row(&mut self, name: &str, took: Seconds, work: f64, unit: &str, peak: f64, extra: &str) {
+        let rate = |s: f64| work / s / 1e9;
+        println!(
+            "{name:<44} {:>9.1} us {:>8.1} {unit} ({:.1}..{:.1}) {:>5.1} %  {extra}",
+            took.median * 1e6,
+            rate(took.median),
+            rate(took.max),
+            rate(took.min),
+            100.0 * work / took.median / peak
+        );
+        self.rows += 1;
+    }
+
+    /// A linear layer: `[m, k]` rows times a weight `[n, k]`.
+    fn linear<T: engine::cpu::gemm::GemmInput>(&mut self, m: usize, k: usize, n: usize) {
+        let name = format!("{} linear {m}x{k} -> {n}", T::DTYPE);
+        if !self.wanted(&name) {
+            return;
+        }
+        let (a, w): (Vec<T>, Vec<T>) = (values(m * k), values(n * k));
+        let mut c = vec![T::from_f32(0.0); m * n];
+        let took = time(|| {
+            gemm(MatRef::new(&a, m, k), MatRef::new(&w, n, k).t(), MatMut::new(&mut c, m, n), Init::Zero);
+        });
+        if m == 1 {
+            let bytes = size_of::<T>() * n * k;
+            let peak = peak::read(bytes);
+            self.row(&name, took, bytes as f64, "GB/s", peak, &format!("of {:.1} GB/s", peak / 1e9));
+            return;
+        }
+        let extra = if T::DTYPE == DType::F32 { rival(&a, &w, m, k, n) } else { String::new() };
+        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
+        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, &extra);
+    }
+
+    /// The other orders of operands: `A·B` and `Aᵀ·B`, row-major.
+    fn plain<T: engine::cpu::gemm::GemmInput>(&mut self, m: usize, k: usize, n: usize, transposed: bool) {
+        let name = format!("{} {}B {m}x{k}x{n}", T::DTYPE, if transposed { "At" } else { "A" });
+        if !self.wanted(&name) {
+            return;
+        }
+        let (a, b): (Vec<T>, Vec<T>) = (values(m * k), values(n * k));
+        let mut c = vec![0f32; m * n];
+        let a = if transposed { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
+        let took = time(|| gemm(a, MatRef::new(&b, k, n), MatMut::new(&mut c, m, n), Init::Zero));
+        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
+        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, "");
+    }
+
+    /// Scores and weighted sums of attention, a head per product, heads interleaved in memory.
+    fn heads<T: engine::cpu::gemm::GemmInput>(&mut self, heads: usize, s: usize, d: usize) {
+        let (q, k): (Vec<T>, Vec<T>) = (values(heads * s * d), values(heads * s * d));
+        let mut scores = vec![T::from_f32(0.0); heads * s * s];
+        let mut out = vec![T::from_f32(0.0); heads * s * d];
+        let flops = (2 * heads * s * s * d) as f64;
+        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
+        let name = format!("{} QKt {heads} heads {s}x{d}", T::DTYPE);
+        let head = MatRef { data: &q, rows: s, cols: d, rs: heads * d, cs: 1 };
+        if self.wanted(&name) {
+            let dim = BatchDim { count: heads, a: d, b: d, c: s * s };
+            let took = time(|| {
+                gemm_batched(
+                    head,
+                    MatRef { data: &k, ..head }.t(),
+                    MatMut::new(&mut scores, s, s),
+                    Init::Zero,
+                    &[dim],
+                );
+            });
+            self.row(&name, took, flops, "GFLOP/s", peak, "");
+        }
+        let name = format!("{} PV {heads} heads {s}x{d}", T::DTYPE);
+        if self.wanted(&name) {
+            let dim = BatchDim { count: heads, a: s * s, b: d, c: d };
+            let took = time(|| {
+                let out = MatMut { data: &mut out, rows: s, cols: d, rs: heads * d };
+                gemm_batched(MatRef::new(&scores, s, s), head, out, Init::Zero, &[dim]);
+            });
+            self.row(&name, took, flops, "GFLOP/s", peak, "");
+        }
+    }
+}
+
+/// The `gemm` crate on the same operands and as many threads.
+fn rival<T: Float>(a: &[T], w: &[T], m: usize, k: usize, n: usize) -> String {
+    let (a, w): (&[f32], &[f32]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(w));
+    let mut c = vec![0f32; m * n];
+    let parallelism = gemm::Parallelism::Rayon(threads::threads());
+    let took = time(|| {
+        // SAFETY: the strides describe row-major [m, k], [n, k] transposed and [m, n] slices of that length.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                c.as_mut_ptr(),
+                1,
+                n as isize,
+                false,
+                a.as_ptr(),
+                1,
+                k as isize,
+                w.as_ptr(),
+                k as isize,
+                1,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    });
+    format!("gemm crate {:.1}", (2 * m * n * k) as f64 / took.median / 1e9)
+}
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
+    let (f32_peak, bf16_peak) = (peak::flops(DType::F32), peak::flops(DType::BF16));
+    println!(
+        "{} threads, {}; peak f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s; read 64 MiB {:.1} GB/s, 256 MiB {:.1} GB/s",
+        threads::threads(),
+        engine::cpu::isa::isa().name(),
+        f32_peak / 1e9,
+        bf16_peak / 1e9,
+        peak::read(64 << 20) / 1e9,
+        peak::read(256 << 20) / 1e9,
+    );
+    let fork = time(|| threads::parallel_for(threads::threads(), |i| _ = black_box(i)));
+    println!("empty fork {:.2} us ({:.2}..{:.2})", fork.median * 1e6, fork.min * 1e6, fork.max * 1e6);
+    let mut table = Table { filter, f32_peak, bf16_peak, rows: 0 };
+    for n in [512, 1024, 2048] {
+        table.linear::<f32>(n, n, n);
+        table.linear::<bf16>(n, n, n);
+    }
+    for transposed in [false, true] {
+        table.plain::<f32>(1024, 1024, 1024, transposed);
+        table.plain::<bf16>(1024, 1024, 1024, transposed);
+    }
+    let shapes = [
+        (576, 576),
+        (576, 192),
+        (576, 1536),
+        (1536, 576),
+        (768, 768),
+        (768, 3072),
+        (3072, 768),
+        (576, 49152),
+    ];
+    for m in [164, 512, 1024] {
+        for (k, n) in shapes.into_iter().filter(|s| s.1 < 49152 || m == 164) {
+            table.linear::<f32>(m, k, n);
+            table.linear::<bf16>(m, k, n);
+        }
+    }
+    for (m, k, n) in [(512, 576, 8), (512, 8, 576), (16, 576, 1536)] {
+        table.linear::<f32>(m, k, n);
+        table.linear::<bf16>(m, k, n);
+    }
+    table.heads::<f32>(9, 512, 64);
+    table.heads::<bf16>(9, 512, 64);
+    table.heads::<bf16>(12, 1024, 64);
+    for (k, n) in shapes.into_iter().chain([(2048, 8192), (8192, 2048)]) {
+        table.linear::<f32>(1, k, n);
+        table.linear::<bf16>(1, k, n);
+    }
+    for n in [4, 16, 64] {
+        table.linear::<f32>(n, n, n);
+    }
+    if table.rows == 0 {
+        println!("no row matches the filter");
+    }
+}

@@ -1,0 +1,334 @@
+//! AVX-512: f32 FMA, and the bf16 dot product where there is one.
+//!
+//! Register tile 12×32: 24 sums, two vectors of B and a broadcast fill 27 of 32 registers; 14 loads feed 24
+//! multiplications, under the two loads a cycle of Zen 5 and Golden Cove.
+//!
+//! `vdpbf16ps` adds the products of a bf16 pair to an f32 sum. It takes subnormal inputs as zero and
+//! flushes subnormal results (magnitudes below 1.2e-38), whatever MXCSR says, and rounds each of its two
+//! steps to nearest even; the FMA paths round once per product and keep subnormals. So the paths agree
+//! within rounding, not in bits.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::kernel::Kernel;
+use super::pack;
+use crate::dtype::Float;
+
+const MR: usize = 12;
+const NV: usize = 2;
+const NR: usize = 16 * NV;
+
+/// f32 FMA on 512-bit vectors.
+pub(super) struct Fma512;
+/// `AVX512_BF16`'s dot product of pairs.
+pub(super) struct Dot512;
+
+macro_rules! tile {
+    ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $fma:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name(
+            words: usize,
+            a: *const u32,
+            b: *const u32,
+            init: *const f32,
+            init_rs: usize,
+            out: *mut f32,
+            out_rs: usize,
+        ) {
+            // SAFETY: the promises of `Kernel::tile` cover every access.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); NV]; MR];
+                for i in 0..MR {
+                    for j in 0..NV {
+                        sums[i][j] = _mm512_loadu_ps(init.add(i * init_rs + 16 * j));
+                    }
+                }
+                for w in 0..words {
+                    let mut bs = [_mm512_setzero_si512(); NV];
+                    for j in 0..NV {
+                        bs[j] = _mm512_loadu_si512(b.add(w * NR + 16 * j).cast());
+                    }
+                    for i in 0..MR {
+                        let $a = _mm512_set1_epi32(*a.add(w * MR + i) as i32);
+                        for j in 0..NV {
+                            let ($sum, $b) = (sums[i][j], bs[j]);
+                            sums[i][j] = $fma;
+                        }
+                    }
+                }
+                for i in 0..MR {
+                    for j in 0..NV {
+                        _mm512_storeu_ps(out.add(i * out_rs + 16 * j), sums[i][j]);
+                    }
+                }
+            }
+        }
+    };
+}
+
+tile!(tile_fma, "avx512f", |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum));
+tile!(tile_dot, "avx512f,avx512bf16", |sum, a, b| {
+    _mm512_dpbf16_ps(
+        sum,
+        std::mem::transmute::<__m512i, __m512bh>(a),
+        std::mem::transmute::<__m512i, __m512bh>(b),
+    )
+});
+
+/// How 16 words are read from elements that are contiguous along `k`.
+trait Load<T> {
+    const DEPTH: usize;
+    /// Up to 16 words from the `left` elements at `src`, zeros beyond.
+    unsafe fn load(src: *const T, left: usize) -> __m512i;
+}
+
+impl Load<f32> for Fma512 {
+    const DEPTH: usize = 1;
+    #[inline(always)]
+    unsafe fn load(src: *const f32, left: usize) -> __m512i {
+        let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
+        // SAFETY: the mask keeps the access to `left` elements.
+        unsafe { _mm512_maskz_loadu_epi32(mask, src.cast()) }
+    }
+}
+
+impl Load<bf16> for Fma512 {
+    const DEPTH: usize = 1;
+    #[inline(always)]
+    unsafe fn load(src: *const bf16, left: usize) -> __m512i {
+        let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
+        // SAFETY: as above.
+        unsafe { _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, src.cast()))) }
+    }
+}
+
+impl Load<bf16> for Dot512 {
+    const DEPTH: usize = 2;
+    #[inline(always)]
+    unsafe fn load(src: *const bf16, left: usize) -> __m512i {
+        let mask = if left >= 32 { !0 } else { (1 << left) - 1 };
+        // SAFETY: as above.
+        unsafe { _mm512_maskz_loadu_epi16(mask, src.cast()) }
+    }
+}
+
+/// Transposes 16×16 words.
+#[inline(always)]
+unsafe fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: register arithmetic, inlined where AVX-512 F is enabled.
+    unsafe {
+        let mut t = r;
+        // Pairs of rows, then of pairs: each 128-bit quarter holds a transposed 4×4.
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        let mut u = t;
+        for i in 0..4 {
+            u[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+            u[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+            u[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+            u[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+        }
+        // Then a transpose of quarters among rows i, i + 4, i + 8, i + 12.
+        let mut out = u;
+        for i in 0..4 {
+            let even_low = _mm512_shuffle_i32x4::<0x88>(u[i], u[i + 4]);
+            let odd_low = _mm512_shuffle_i32x4::<0xdd>(u[i], u[i + 4]);
+            let even_high = _mm512_shuffle_i32x4::<0x88>(u[i + 8], u[i + 12]);
+            let odd_high = _mm512_shuffle_i32x4::<0xdd>(u[i + 8], u[i + 12]);
+            out[i] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
+            out[i + 8] = _mm512_shuffle_i32x4::<0xdd>(even_low, even_high);
+            out[i + 4] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
+            out[i + 12] = _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high);
+        }
+        out
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn pack_along_k<T, L: Load<T>>(
+    src: *const T,
+    stride: usize,
+    lanes: usize,
+    k: usize,
+    width: usize,
+    dst: *mut u32,
+) {
+    let words = k.div_ceil(L::DEPTH);
+    for first in (0..width).step_by(16) {
+        let mask: __mmask16 = if width - first >= 16 { !0 } else { (1 << (width - first)) - 1 };
+        for from in (0..words).step_by(16) {
+            let left = k - from * L::DEPTH;
+            // SAFETY: rows beyond `lanes` have an empty mask and the others one that ends at `k`; stores
+            // are masked to the `width` words of a step and end at step `words`.
+            unsafe {
+                let mut rows = [_mm512_setzero_si512(); 16];
+                for (i, row) in rows.iter_mut().enumerate() {
+                    if first + i < lanes {
+                        *row = L::load(src.add((first + i) * stride + from * L::DEPTH), left);
+                    }
+                }
+                let columns = transpose(rows);
+                let dst = dst.add(from * width + first);
+                for (i, column) in columns.into_iter().enumerate() {
+                    if from + i < words {
+                        _mm512_mask_storeu_epi32(dst.add(i * width).cast(), mask, column);
+                    }
+                }
+            }
+        }
+    }
+}
+
+macro_rules! dots {
+    ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $fma:expr) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $name<T, L: Load<T>, const R: usize, const M: usize>(
+            k: usize,
+            w: [*const T; R],
+            x: *const u32,
+            xs: usize,
+        ) -> [[f32; M]; R] {
+            /// Bytes between the read and the prefetch of a row.
+            const AHEAD: usize = 1024;
+            // SAFETY: the promises of `Kernel::dots`; the last load is masked to `k`; a prefetch does not fault.
+            unsafe {
+                let mut sums = [[_mm512_setzero_ps(); M]; R];
+                for from in (0..k).step_by(16 * L::DEPTH) {
+                    let mut rows = [_mm512_setzero_si512(); R];
+                    for r in 0..R {
+                        let row = w[r].add(from);
+                        _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(AHEAD));
+                        rows[r] = L::load(row, k - from);
+                    }
+                    for m in 0..M {
+                        let $a = _mm512_loadu_si512(x.add(m * xs + from / L::DEPTH).cast());
+                        for r in 0..R {
+                            let ($sum, $b) = (sums[r][m], rows[r]);
+                            sums[r][m] = $fma;
+                        }
+                    }
+                }
+                let mut out = [[0.0; M]; R];
+                for r in 0..R {
+                    for m in 0..M {
+                        out[r][m] = _mm512_reduce_add_ps(sums[r][m]);
+                    }
+                }
+                out
+            }
+        }
+    };
+}
+
+dots!(dots_fma, "avx512f,avx512bw,avx512vl", |sum, a, b| {
+    _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum)
+});
+dots!(dots_dot, "avx512f,avx512bw,avx512vl,avx512bf16", |sum, a, b| {
+    _mm512_dpbf16_ps(
+        sum,
+        std::mem::transmute::<__m512i, __m512bh>(a),
+        std::mem::transmute::<__m512i, __m512bh>(b),
+    )
+});
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn pack_along_lanes<T: Float, K: Kernel<T>>(
+    src: *const T,
+    stride: usize,
+    lanes: usize,
+    k: usize,
+    width: usize,
+    dst: *mut u32,
+) {
+    // SAFETY: the same promise.
+    unsafe { pack::along_lanes::<T, K>(src, stride, lanes, k, width, dst) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut O, rs: usize) {
+    // SAFETY: the same promise.
+    unsafe { pack::store(tile, NR, rows, cols, out, rs) }
+}
+
+macro_rules! kernel {
+    ($kernel:ty, $t:ty, $tile:ident, $dots:ident, depth $depth:literal, |$lo:ident, $hi:ident| $word:expr) => {
+        impl Kernel<$t> for $kernel {
+            const MR: usize = MR;
+            const NR: usize = NR;
+            const DEPTH: usize = $depth;
+            // A panel of A (12 × 256 words = 12 KB) stays in L1 while B's stream past from L2, where the
+            // blocks of A and B (252 and 256 lanes × 256 words, 256 KB each) leave room for the sums.
+            const KC: usize = 256;
+            const MC: usize = 21;
+            const NC: usize = 8;
+            const STREAMS: usize = 4;
+
+            #[inline(always)]
+            fn word($lo: $t, $hi: $t) -> u32 {
+                $word
+            }
+
+            unsafe fn tile(
+                words: usize,
+                a: *const u32,
+                b: *const u32,
+                init: *const f32,
+                init_rs: usize,
+                out: *mut f32,
+                out_rs: usize,
+            ) {
+                // SAFETY: the same promise; `gemm_with` checked the instruction set.
+                unsafe { $tile(words, a, b, init, init_rs, out, out_rs) }
+            }
+
+            unsafe fn pack_along_k(
+                src: *const $t,
+                stride: usize,
+                lanes: usize,
+                k: usize,
+                width: usize,
+                dst: *mut u32,
+            ) {
+                // SAFETY: as above.
+                unsafe { pack_along_k::<$t, Self>(src, stride, lanes, k, width, dst) }
+            }
+
+            unsafe fn pack_along_lanes(
+                src: *const $t,
+                stride: usize,
+                lanes: usize,
+                k: usize,
+                width: usize,
+                dst: *mut u32,
+            ) {
+                // SAFETY: as above.
+                unsafe { pack_along_lanes::<$t, Self>(src, stride, lanes, k, width, dst) }
+            }
+
+            unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut O, rs: usize) {
+                // SAFETY: as above.
+                unsafe { store(tile, rows, cols, out, rs) }
+            }
+
+            unsafe fn dots<const R: usize, const M: usize>(
+                k: usize,
+                w: [*const $t; R],
+                x: *const u32,
+                xs: usize,
+            ) -> [[f32; M]; R] {
+                // SAFETY: as above.
+                unsafe { $dots::<$t, Self, R, M>(k, w, x, xs) }
+            }
+        }
+    };
+}
+
+kernel!(Fma512, f32, tile_fma, dots_fma, depth 1, |lo, _hi| lo.to_bits());
+kernel!(Fma512, bf16, tile_fma, dots_fma, depth 1, |lo, _hi| u32::from(lo.to_bits()) << 16);
+kernel!(Dot512, bf16, tile_dot, dots_dot, depth 2, |lo, hi| {
+    u32::from(lo.to_bits()) | u32::from(hi.to_bits()) << 16
+});

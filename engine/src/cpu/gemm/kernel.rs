@@ -1,0 +1,117 @@
+//! What an instruction set gives to the product, and the scratch memory that the ways share.
+
+use std::cell::RefCell;
+
+use crate::dtype::Float;
+
+/// The innermost loops for one instruction set and operand type.
+///
+/// Packed operands are `u32` *words*: the bits of one f32 (`DEPTH` 1; bf16 is widened while packing), or
+/// two bf16 neighbours along `k`, the first in the low half (`DEPTH` 2, for the bf16 dot product).
+///
+/// Every function needs the instruction set that its type stands for; `gemm_with` checked it.
+pub(super) trait Kernel<T: Float> {
+    /// Rows of the register tile.
+    const MR: usize;
+    /// Columns of the register tile.
+    const NR: usize;
+    /// Elements along `k` in one word.
+    const DEPTH: usize;
+    /// Most words along `k` in one packed block.
+    const KC: usize;
+    /// Most register tiles down and across in the task of a thread.
+    const MC: usize;
+    /// See `MC`.
+    const NC: usize;
+    /// Rows that [`Self::dots`] walks at once for one vector of `x`.
+    const STREAMS: usize;
+
+    /// One word from neighbours along `k`; `hi` is ignored where `DEPTH` is 1.
+    fn word(lo: T, hi: T) -> u32;
+
+    /// `out = init + A·B` for one register tile: `a` is `[words, MR]`, `b` is `[words, NR]`. A row stride
+    /// `init_rs` of 0 starts every row from the same values.
+    ///
+    /// # Safety
+    /// `a` and `b` hold `words` packed steps; `init` and `out` hold MR rows of NR values at their strides.
+    unsafe fn tile(
+        words: usize,
+        a: *const u32,
+        b: *const u32,
+        init: *const f32,
+        init_rs: usize,
+        out: *mut f32,
+        out_rs: usize,
+    );
+
+    /// Packs `lanes` rows that are contiguous along `k` (`k` elements each, `stride` apart) into
+    /// `[words, width]`; lanes beyond and an odd last half are zero.
+    ///
+    /// # Safety
+    /// `src` reaches over the rows; `dst` holds `k.div_ceil(DEPTH) * width` words; `lanes <= width`;
+    /// `width` is `MR` or `NR`.
+    unsafe fn pack_along_k(src: *const T, stride: usize, lanes: usize, k: usize, width: usize, dst: *mut u32);
+
+    /// As [`Self::pack_along_k`] for lanes that are contiguous, with `stride` elements between steps of `k`.
+    ///
+    /// # Safety
+    /// As [`Self::pack_along_k`].
+    unsafe fn pack_along_lanes(
+        src: *const T,
+        stride: usize,
+        lanes: usize,
+        k: usize,
+        width: usize,
+        dst: *mut u32,
+    );
+
+    /// Rounds a register tile's valid part to the output type.
+    ///
+    /// # Safety
+    /// `tile` holds `rows` rows of NR values, `out` holds `rows` rows of `cols` at stride `rs`.
+    unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut O, rs: usize);
+
+    /// Dot products of `R` rows `w` (contiguous, `k` elements) with `M` packed vectors `x`, each `xs` words
+    /// long and zero beyond `k`, which a multiple of 16 words covers.
+    ///
+    /// # Safety
+    /// Every row of `w` holds `k` elements; `x` holds `M * xs` words.
+    unsafe fn dots<const R: usize, const M: usize>(
+        k: usize,
+        w: [*const T; R],
+        x: *const u32,
+        xs: usize,
+    ) -> [[f32; M]; R];
+}
+
+/// A growing buffer on cache-line boundaries.
+#[derive(Default)]
+pub(super) struct Words(Vec<Line>);
+
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Line([u32; 16]);
+
+impl Words {
+    /// At least `n` words with whatever they last held.
+    pub(super) fn get(&mut self, n: usize) -> &mut [u32] {
+        let lines = n.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0; 16]));
+        }
+        bytemuck::cast_slice_mut(&mut self.0[..lines])
+    }
+}
+
+/// Buffers of one thread. They keep the size of the largest task so far, which the block sizes bound.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) a: Words,
+    pub(super) b: Words,
+    pub(super) sums: Words,
+    pub(super) bias: Words,
+}
+
+thread_local! {
+    pub(super) static SCRATCH: RefCell<Scratch> = RefCell::default();
+}

@@ -1,0 +1,283 @@
+//! Matrix products on the CPU.
+//!
+//! One entry, [`gemm_batched`], and three ways behind it, chosen from shapes and strides alone:
+//!
+//! * [`tiled`]: pack blocks of both operands and run a register-tile kernel over them;
+//! * [`thin`]: at most eight rows (or columns) against an operand whose `k` runs contiguously, which is
+//!   then read in place, once, at memory speed: decoding, and LoRA's rank-8 factors.
+//!
+//! Sums are f32 throughout and are rounded once, at the end. Every element of C is summed in an order
+//! that depends on `k` and the way alone, so neither the number of threads nor the tiling changes a bit.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod kernel;
+mod pack;
+mod portable;
+#[cfg(test)]
+mod tests;
+mod thin;
+mod tiled;
+
+use half::bf16;
+
+use super::isa::{Isa, isa};
+use super::threads::Scatter;
+use crate::dtype::Float;
+
+/// A strided matrix to read: element `(i, j)` is `data[i * rs + j * cs]`. A stride of 0 repeats.
+#[derive(Clone, Copy, Debug)]
+pub struct MatRef<'a, T> {
+    /// From element `(0, 0)` on.
+    pub data: &'a [T],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Elements from one row to the next.
+    pub rs: usize,
+    /// Elements from one column to the next.
+    pub cs: usize,
+}
+
+impl<'a, T> MatRef<'a, T> {
+    /// A dense row-major matrix.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, rs: cols, cs: 1 }
+    }
+
+    /// The transpose, without moving anything.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self { data: self.data, rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs }
+    }
+}
+
+/// A matrix to write: element `(i, j)` is `data[i * rs + j]`.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    /// From element `(0, 0)` on.
+    pub data: &'a mut [T],
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub cols: usize,
+    /// Elements from one row to the next; at least `cols`.
+    pub rs: usize,
+}
+
+impl<'a, T> MatMut<'a, T> {
+    /// A dense row-major matrix.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+        Self { data, rows, cols, rs: cols }
+    }
+}
+
+/// What the sums start from.
+#[derive(Clone, Copy, Debug)]
+pub enum Init<'a, T> {
+    /// C = A·B.
+    Zero,
+    /// C = A·B + bias, one value per column of C.
+    Bias(&'a [T]),
+    /// C += A·B.
+    Add,
+}
+
+/// One batch dimension: `count` products whose matrices lie `a`, `b` and `c` elements apart. A stride of 0
+/// repeats an operand (grouped heads); C's must lead to separate elements.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchDim {
+    /// Products along this dimension.
+    pub count: usize,
+    /// Elements from one A to the next.
+    pub a: usize,
+    /// Elements from one B to the next.
+    pub b: usize,
+    /// Elements from one C to the next.
+    pub c: usize,
+}
+
+/// Element types of the operands: f32 and bf16.
+pub trait GemmInput: Float + sealed::Run {}
+impl GemmInput for f32 {}
+impl GemmInput for bf16 {}
+
+/// C = A·B, `[m, k] × [k, n]`, started from `init`. Sums in f32, output rounded once to nearest even.
+///
+/// A linear layer with a weight stored `[out, in]` passes `MatRef::new(weight, out, in).t()` as `b`.
+///
+/// # Panics
+/// If shapes disagree or a slice is too short for its matrix: the caller's defect.
+pub fn gemm<T: GemmInput, O: Float>(a: MatRef<T>, b: MatRef<T>, c: MatMut<O>, init: Init<T>) {
+    gemm_batched(a, b, c, init, &[]);
+}
+
+/// As [`gemm`], for each product of the batch dimensions in one fork. `a`, `b` and `c` are the first
+/// product's matrices; their slices reach over the whole batch.
+///
+/// # Panics
+/// As [`gemm`], and if two products would write the same element.
+pub fn gemm_batched<T: GemmInput, O: Float>(
+    a: MatRef<T>,
+    b: MatRef<T>,
+    c: MatMut<O>,
+    init: Init<T>,
+    batch: &[BatchDim],
+) {
+    gemm_with(isa(), a, b, c, init, batch);
+}
+
+/// As [`gemm_batched`], on a path of one's choice.
+///
+/// # Panics
+/// As [`gemm_batched`], and if this machine does not offer `isa`.
+pub fn gemm_with<T: GemmInput, O: Float>(
+    isa: Isa,
+    a: MatRef<T>,
+    b: MatRef<T>,
+    c: MatMut<O>,
+    init: Init<T>,
+    batch: &[BatchDim],
+) {
+    assert!(isa <= Isa::detect(), "this machine does not offer {}", isa.name());
+    let products = batch.iter().map(|d| d.count).product();
+    assert!(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows, "gemm: shapes disagree");
+    if let Init::Bias(bias) = init {
+        assert_eq!(bias.len(), c.cols, "gemm: one bias per column");
+    }
+    if products == 0 || c.rows == 0 || c.cols == 0 {
+        return;
+    }
+    check_reach("A", a.data.len(), [(a.rows, a.rs), (a.cols, a.cs)], batch.iter().map(|d| (d.count, d.a)));
+    check_reach("B", b.data.len(), [(b.rows, b.rs), (b.cols, b.cs)], batch.iter().map(|d| (d.count, d.b)));
+    check_reach("C", c.data.len(), [(c.rows, c.rs), (c.cols, 1)], batch.iter().map(|d| (d.count, d.c)));
+    check_disjoint([(c.cols, 1), (c.rows, c.rs)], batch);
+    let (m, n, k) = (c.rows, c.cols, a.cols);
+    T::run(isa, &Gemm { m, n, k, a, b, c: Scatter::new(c.data), c_rs: c.rs, init, batch, products });
+}
+
+/// Every index below must be in bounds: the kernels read and write through pointers.
+fn check_reach(
+    name: &str,
+    len: usize,
+    dims: [(usize, usize); 2],
+    batch: impl Iterator<Item = (usize, usize)>,
+) {
+    if dims.iter().any(|d| d.0 == 0) {
+        return;
+    }
+    let last = dims
+        .into_iter()
+        .chain(batch)
+        .try_fold(0usize, |reach, (count, stride)| reach.checked_add((count - 1).checked_mul(stride)?));
+    assert!(last.is_some_and(|last| last < len), "gemm: {name} reaches beyond its slice");
+}
+
+/// Tasks write C without looking at each other, so no two places may coincide: in order of stride, each
+/// dimension must step over all that the smaller ones span.
+fn check_disjoint(dims: [(usize, usize); 2], batch: &[BatchDim]) {
+    let mut span = 1;
+    let mut below = 0;
+    let dims = || dims.into_iter().chain(batch.iter().map(|d| (d.count, d.c))).filter(|d| d.0 > 1);
+    for _ in 0..dims().count() {
+        // Selection by stride: no allocation. Equal strides of two dimensions fail the assertion.
+        let Some((count, stride)) = dims().filter(|d| d.1 > below).min_by_key(|d| d.1) else {
+            panic!("gemm: two dimensions of C share a stride");
+        };
+        assert!(stride >= span, "gemm: products of the batch overlap in C");
+        span += (count - 1) * stride;
+        below = stride;
+    }
+}
+
+/// A checked call: everything the ways need.
+struct Gemm<'a, T, O> {
+    m: usize,
+    n: usize,
+    k: usize,
+    a: MatRef<'a, T>,
+    b: MatRef<'a, T>,
+    c: Scatter<O>,
+    c_rs: usize,
+    init: Init<'a, T>,
+    batch: &'a [BatchDim],
+    products: usize,
+}
+
+impl<'a, T, O> Gemm<'a, T, O> {
+    /// A, B and the offset of C of product `p`.
+    fn product(&self, mut p: usize) -> (&'a [T], &'a [T], usize) {
+        let (mut a, mut b, mut c) = (0, 0, 0);
+        for dim in self.batch.iter().rev() {
+            let i = p % dim.count;
+            p /= dim.count;
+            a += i * dim.a;
+            b += i * dim.b;
+            c += i * dim.c;
+        }
+        // With k = 0 the operands may be empty.
+        (&self.a.data[a.min(self.a.data.len())..], &self.b.data[b.min(self.b.data.len())..], c)
+    }
+
+    fn flops(&self) -> usize {
+        2usize
+            .saturating_mul(self.m)
+            .saturating_mul(self.n)
+            .saturating_mul(self.k)
+            .saturating_mul(self.products)
+    }
+}
+
+fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(g: &Gemm<T, O>) {
+    if g.k > 0 && thin::run::<T, O, K>(g) {
+        return;
+    }
+    tiled::run::<T, O, K>(g);
+}
+
+mod sealed {
+    use super::{Float, Gemm, GemmInput, Isa, bf16, drive, portable::Plain};
+    #[cfg(target_arch = "x86_64")]
+    use super::{
+        avx2::Fma256,
+        avx512::{Dot512, Fma512},
+    };
+
+    pub trait Run: Sized {
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>)
+        where
+            Self: GemmInput;
+    }
+
+    impl Run for f32 {
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>) {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Avx512Bf16 => drive::<Self, O, Fma512>(g),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => drive::<Self, O, Fma256>(g),
+                _ => drive::<Self, O, Plain>(g),
+            }
+        }
+    }
+
+    impl Run for bf16 {
+        #[expect(private_interfaces, reason = "the trait is sealed")]
+        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>) {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 => drive::<Self, O, Dot512>(g),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => drive::<Self, O, Fma512>(g),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => drive::<Self, O, Fma256>(g),
+                _ => drive::<Self, O, Plain>(g),
+            }
+        }
+    }
+}

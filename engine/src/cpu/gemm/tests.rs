@@ -1,0 +1,291 @@
+//! Every path against f64.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cpu::threads::with_threads;
+use crate::dtype::Element;
+
+const PATHS: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+
+/// Values in ±1, a different sequence for each seed.
+fn values<T: Element>(n: usize, seed: u64) -> Vec<T> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            T::from_f64((state >> 40) as f64 / f64::from(1 << 23) - 1.0)
+        })
+        .collect()
+}
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Rows,
+    Columns,
+    PaddedRows,
+    PaddedColumns,
+    EverySecond,
+    RepeatedRow,
+    RepeatedColumn,
+}
+
+use Layout::*;
+const LAYOUTS: [Layout; 7] =
+    [Rows, Columns, PaddedRows, PaddedColumns, EverySecond, RepeatedRow, RepeatedColumn];
+
+impl Layout {
+    /// Row stride, column stride.
+    fn strides(self, rows: usize, cols: usize) -> (usize, usize) {
+        match self {
+            Rows => (cols, 1),
+            Columns => (1, rows),
+            PaddedRows => (cols + 3, 1),
+            PaddedColumns => (1, rows + 5),
+            EverySecond => (2 * cols + 1, 2),
+            RepeatedRow => (0, 1),
+            RepeatedColumn => (1, 0),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Start {
+    Zero,
+    Bias,
+    Add,
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    layouts: [Layout; 2],
+    start: Start,
+    /// Products, whether B is shared by all, whether they interleave in C as heads do.
+    batch: (usize, bool, bool),
+    seed: u64,
+}
+
+fn span(rows: usize, cols: usize, (rs, cs): (usize, usize)) -> usize {
+    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * rs + (cols - 1) * cs + 1 }
+}
+
+/// The elements of C: as computed, and as they should be with the error that f32 sums may have.
+struct Outcome<O> {
+    c: Vec<O>,
+    wanted: Vec<Option<(f64, f64)>>,
+}
+
+fn compute<T: GemmInput, O: Float>(isa: Isa, case: &Case) -> Outcome<O> {
+    let &Case { m, n, k, layouts, start, batch: (products, shared_b, interleaved), seed } = case;
+    let (sa, sb) = (layouts[0].strides(m, k), layouts[1].strides(k, n));
+    let (a_span, b_span) = (span(m, k, sa), span(k, n, sb));
+    let dim = BatchDim {
+        count: products,
+        a: a_span,
+        b: if shared_b { 0 } else { b_span },
+        c: if interleaved { n } else { m * (n + 1) },
+    };
+    let c_rs = if interleaved { n * products + 2 } else { n + 1 };
+    let a: Vec<T> = values(a_span * products, seed);
+    let b: Vec<T> = values(b_span * products, seed + 1);
+    let bias: Vec<T> = values(n, seed + 2);
+    let before: Vec<O> = values(m * c_rs + products * m * (n + 1), seed + 3);
+    let mut c = before.clone();
+    let init = match start {
+        Start::Zero => Init::Zero,
+        Start::Bias => Init::Bias(&bias),
+        Start::Add => Init::Add,
+    };
+    gemm_with(
+        isa,
+        MatRef { data: &a, rows: m, cols: k, rs: sa.0, cs: sa.1 },
+        MatRef { data: &b, rows: k, cols: n, rs: sb.0, cs: sb.1 },
+        MatMut { data: &mut c, rows: m, cols: n, rs: c_rs },
+        init,
+        &[dim],
+    );
+    // Rounding an f32 or bf16 product sum: each of k + 2 additions and products errs by at most half a unit
+    // of the running magnitude; vdpbf16ps may also flush subnormals.
+    let eps = f64::from(f32::EPSILON);
+    let out_eps = if O::DTYPE == crate::dtype::DType::BF16 { 2f64.powi(-8) } else { eps };
+    let mut wanted = vec![None; c.len()];
+    for p in 0..products {
+        for i in 0..m {
+            for j in 0..n {
+                let at = p * dim.c + i * c_rs + j;
+                let first = match start {
+                    Start::Zero => 0.0,
+                    Start::Bias => bias[j].to_f64(),
+                    Start::Add => before[at].to_f64(),
+                };
+                let (mut sum, mut magnitude) = (first, first.abs());
+                for l in 0..k {
+                    let x = a[p * dim.a + i * sa.0 + l * sa.1].to_f64();
+                    let y = b[p * dim.b + l * sb.0 + j * sb.1].to_f64();
+                    sum += x * y;
+                    magnitude += (x * y).abs();
+                }
+                let bound = (k + 2) as f64 * eps * magnitude + out_eps * sum.abs() + 1e-37;
+                wanted[at] = Some((sum, bound));
+            }
+        }
+    }
+    for (at, (c, before)) in c.iter().zip(&before).enumerate() {
+        assert!(wanted[at].is_some() || c == before, "{case:?}: wrote outside of C at {at}");
+    }
+    Outcome { c, wanted }
+}
+
+fn check<T: GemmInput, O: Float>(isa: Isa, case: &Case) {
+    let Outcome { c, wanted } = compute::<T, O>(isa, case);
+    for (at, (c, wanted)) in c.iter().zip(wanted).enumerate() {
+        let Some((sum, bound)) = wanted else { continue };
+        let err = (c.to_f64() - sum).abs();
+        assert!(
+            err <= bound,
+            "{case:?} on {isa:?}, {} to {}: {c:?} at {at}, not {sum} ± {bound}",
+            T::DTYPE,
+            O::DTYPE
+        );
+    }
+}
+
+/// All paths that this machine has, all types.
+fn check_all(case: &Case) {
+    for isa in PATHS.into_iter().filter(|&isa| isa <= Isa::detect()) {
+        check::<f32, f32>(isa, case);
+        check::<f32, bf16>(isa, case);
+        check::<bf16, bf16>(isa, case);
+        check::<bf16, f32>(isa, case);
+    }
+}
+
+fn size() -> impl Strategy<Value = usize> {
+    prop_oneof![0..4usize, 4..20usize, 20..80usize]
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let layout = || proptest::sample::select(LAYOUTS.to_vec());
+    let start = proptest::sample::select(vec![Start::Zero, Start::Bias, Start::Add]);
+    let shape = (size(), size(), prop_oneof![size(), 500..700usize]);
+    let batch = (0..4usize, any::<bool>(), any::<bool>());
+    (shape, layout(), layout(), start, batch, 0..1000u64).prop_map(|((m, n, k), a, b, start, batch, seed)| {
+        Case { m, n, k, layouts: [a, b], start, batch, seed }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn agrees_with_f64(case in cases()) {
+        check_all(&case);
+    }
+}
+
+#[test]
+fn agrees_with_f64_beyond_one_block() {
+    // More than one block along k, several tasks both ways, ragged edges; then decoding and its mirror.
+    for (m, n, k) in [(270, 301, 1111), (1, 999, 1537), (7, 130, 2049), (300, 5, 1025)] {
+        for layouts in [[Rows, Columns], [Rows, Rows], [Columns, Rows]] {
+            for start in [Start::Bias, Start::Add] {
+                check_all(&Case { m, n, k, layouts, start, batch: (1, false, false), seed: 7 });
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for (m, n, k) in [(164, 192, 576), (300, 310, 1111), (1, 3000, 333), (5, 1000, 65), (500, 8, 100)] {
+        for layouts in [[Rows, Columns], [Columns, Rows]] {
+            let case = Case { m, n, k, layouts, start: Start::Add, batch: (3, true, true), seed: 3 };
+            for isa in PATHS.into_iter().filter(|&isa| isa <= Isa::detect()) {
+                let f32s = |n| with_threads(n, || compute::<f32, f32>(isa, &case).c);
+                let bf16s = |n| with_threads(n, || compute::<bf16, bf16>(isa, &case).c);
+                assert_eq!(f32s(1), f32s(usize::MAX), "{isa:?} {case:?}");
+                assert_eq!(bf16s(1), bf16s(usize::MAX), "{isa:?} {case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn batch_dimensions_nest() {
+    // Four query heads in two groups, two sequences: B repeats within a group, C interleaves heads.
+    let (s, d, groups, per_group, seqs) = (5, 3, 2, 2, 2);
+    let heads = groups * per_group;
+    let q: Vec<f32> = values(seqs * s * heads * d, 1);
+    let kv: Vec<f32> = values(seqs * s * groups * d, 2);
+    let mut c = vec![0f32; seqs * heads * s * s];
+    gemm_batched(
+        MatRef { data: &q, rows: s, cols: d, rs: heads * d, cs: 1 },
+        MatRef { data: &kv, rows: d, cols: s, rs: 1, cs: groups * d },
+        MatMut { data: &mut c, rows: s, cols: s, rs: s },
+        Init::Zero,
+        &[
+            BatchDim { count: seqs, a: s * heads * d, b: s * groups * d, c: heads * s * s },
+            BatchDim { count: groups, a: per_group * d, b: d, c: per_group * s * s },
+            BatchDim { count: per_group, a: d, b: 0, c: s * s },
+        ],
+    );
+    for seq in 0..seqs {
+        for h in 0..heads {
+            for (i, j) in (0..s).flat_map(|i| (0..s).map(move |j| (i, j))) {
+                let sum: f64 = (0..d)
+                    .map(|l| {
+                        f64::from(q[((seq * s + i) * heads + h) * d + l])
+                            * f64::from(kv[((seq * s + j) * groups + h / per_group) * d + l])
+                    })
+                    .sum();
+                assert!((f64::from(c[((seq * heads + h) * s + i) * s + j]) - sum).abs() < 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "overlap")]
+fn overlapping_products_are_refused() {
+    let (x, mut c) = ([1f32; 64], [0f32; 64]);
+    let dim = BatchDim { count: 2, a: 0, b: 0, c: 2 };
+    gemm_batched(MatRef::new(&x, 4, 4), MatRef::new(&x, 4, 4), MatMut::new(&mut c, 4, 4), Init::Zero, &[dim]);
+}
+
+#[test]
+#[should_panic(expected = "beyond")]
+fn short_slices_are_refused() {
+    let (x, mut c) = ([1f32; 15], [0f32; 16]);
+    gemm(MatRef::new(&x, 4, 4), MatRef::new(&x[..12], 4, 3), MatMut::new(&mut c, 4, 3), Init::Zero);
+}
+
+#[test]
+fn non_finite_values_pass_through() {
+    for isa in PATHS.into_iter().filter(|&isa| isa <= Isa::detect()) {
+        for n in [3, 40] {
+            let mut a = vec![1f32; 20 * 50];
+            (a[0], a[50], a[100]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+            let a: Vec<bf16> = a.into_iter().map(bf16::from_f32).collect();
+            let b = vec![bf16::ONE; n * 50];
+            let mut c = vec![bf16::ZERO; 20 * n];
+            gemm_with(
+                isa,
+                MatRef::new(&a, 20, 50),
+                MatRef::new(&b, n, 50).t(),
+                MatMut::new(&mut c, 20, n),
+                Init::Zero,
+                &[],
+            );
+            for j in 0..n {
+                assert!(c[j].is_nan() && c[n + j] == bf16::INFINITY && c[2 * n + j] == bf16::NEG_INFINITY);
+                assert_eq!(c[3 * n + j].to_f32(), 50.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Products of any size: pack blocks of A and B, run the register tile over them.
+//!
+//! A task owns a rectangle of C. Block by block along `k` it packs its rows of A and its columns of B into
+//! scratch memory of its thread, sized to stay in L2, and multiplies them. Tasks share nothing, so one fork
+//! covers the batch and all rectangles; what is packed again by the next rectangle costs a few per cent
+//! against the hundreds of operations that each packed element takes part in.
+
+use super::kernel::{Kernel, SCRATCH, Scratch};
+use super::pack::{Lanes, pack};
+use super::{Gemm, Init};
+use crate::cpu::threads;
+use crate::dtype::{DType, Float};
+
+/// Start values of a row of register tiles: more zeros than any kernel's NR.
+static ZEROS: [f32; 64] = [0.0; 64];
+
+/// Products of fewer operations than this stay on the calling thread.
+const WORTH_A_FORK: usize = 1 << 17;
+
+/// The cut of C into rectangles of `mp × np` register tiles.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    mp: usize,
+    np: usize,
+    down: usize,
+    across: usize,
+}
+
+impl Grid {
+    /// The cut whose slowest thread has the least to do, packing included.
+    fn choose<T: Float, K: Kernel<T>>(m: usize, n: usize, products: usize, threads: usize) -> Self {
+        /// Packing an element costs about this many steps of `k` of one element of C.
+        const PACK: usize = 8;
+        /// Finer cuts than this many times the coarsest do not pay.
+        const FINER: usize = 16;
+        let (all_m, all_n) = (m.div_ceil(K::MR), n.div_ceil(K::NR));
+        let (min_down, min_across) = (all_m.div_ceil(K::MC), all_n.div_ceil(K::NC));
+        let finer = if threads == 1 { 1 } else { FINER };
+        let mut best: Option<(usize, Self)> = None;
+        for down in min_down..=all_m.min(min_down * finer) {
+            for across in min_across..=all_n.min(min_across * finer) {
+                if best.is_some() && (down - min_down) + (across - min_across) > 4 * threads {
+                    break;
+                }
+                let (mp, np) = (all_m.div_ceil(down), all_n.div_ceil(across));
+                let grid = Self { mp, np, down: all_m.div_ceil(mp), across: all_n.div_ceil(np) };
+                let (rows, cols) = (mp * K::MR, np * K::NR);
+                let rounds = (products * grid.down * grid.across).div_ceil(threads);
+                let cost = rounds * (rows * cols + PACK * (rows + cols));
+                if best.is_none_or(|(least, _)| cost < least) {
+                    best = Some((cost, grid));
+                }
+            }
+        }
+        best.expect("C is not empty").1
+    }
+}
+
+pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) {
+    let worth = g.flops() >= WORTH_A_FORK;
+    let grid = Grid::choose::<T, K>(g.m, g.n, g.products, if worth { threads::threads() } else { 1 });
+    let tasks = g.products * grid.down * grid.across;
+    let task = |t: usize| {
+        // Neighbours share columns of B: down first, then across, then the next product.
+        let (i, rest) = (t % grid.down, t / grid.down);
+        let (j, p) = (rest % grid.across, rest / grid.across);
+        SCRATCH.with_borrow_mut(|scratch| {
+            rectangle::<T, O, K>(
+                g,
+                p,
+                (i * grid.mp * K::MR, grid.mp * K::MR),
+                (j * grid.np * K::NR, grid.np * K::NR),
+                scratch,
+            );
+        });
+    };
+    if worth {
+        threads::parallel_for(tasks, task);
+    } else {
+        (0..tasks).for_each(task);
+    }
+}
+
+/// Computes the rectangle of C that starts at `(m0, n0)` and is at most `rows × cols`.
+fn rectangle<T: Float, O: Float, K: Kernel<T>>(
+    g: &Gemm<T, O>,
+    product: usize,
+    (m0, rows): (usize, usize),
+    (n0, cols): (usize, usize),
+    scratch: &mut Scratch,
+) {
+    let (rows, cols) = (rows.min(g.m - m0), cols.min(g.n - n0));
+    let (mp, np) = (rows.div_ceil(K::MR), cols.div_ceil(K::NR));
+    let (a, b, c) = g.product(product);
+    let a = Lanes { data: a, lane: g.a.rs, step: g.a.cs };
+    let b = Lanes { data: b, lane: g.b.cs, step: g.b.rs };
+
+    // Blocks of k as even as their granularity allows; k = 0 is one empty block.
+    let blocks = g.k.div_ceil(K::KC * K::DEPTH).max(1);
+    let block = g.k.div_ceil(blocks).next_multiple_of(K::DEPTH);
+    let most = block.div_ceil(K::DEPTH);
+    let a_words = scratch.a.get(mp * K::MR * most);
+    let b_words = scratch.b.get(np * K::NR * most);
+    // Sums of register tiles that cannot be written to C as they are; one is enough when k is one block.
+    let slots = if blocks == 1 { 1 } else { mp * np };
+    let sums: &mut [f32] = bytemuck::cast_slice_mut(scratch.sums.get(slots * K::MR * K::NR));
+    let bias: &mut [f32] = bytemuck::cast_slice_mut(scratch.bias.get(np * K::NR));
+    if let Init::Bias(values) = g.init {
+        for (bias, value) in bias.iter_mut().zip(&values[n0..n0 + cols]) {
+            *bias = value.to_f32();
+        }
+    }
+
+    for round in 0..blocks {
+        let from = (round * block).min(g.k);
+        let k = block.min(g.k - from);
+        let words = k.div_ceil(K::DEPTH);
+        if k > 0 {
+            pack::<T, K>(a, (m0, rows), (from, k), K::MR, a_words);
+            pack::<T, K>(b, (n0, cols), (from, k), K::NR, b_words);
+        }
+        for ip in 0..mp {
+            for jp in 0..np {
+                let (i, j) = (ip * K::MR, jp * K::NR);
+                let (valid_rows, valid_cols) = (K::MR.min(rows - i), K::NR.min(cols - j));
+                let at = c + (m0 + i) * g.c_rs + n0 + j;
+                // SAFETY: `gemm_with` checked that C's elements are within its slice.
+                let c = unsafe { g.c.as_mut_ptr().add(at) };
+                let direct = O::DTYPE == DType::F32 && valid_rows == K::MR && valid_cols == K::NR;
+                let (out, out_rs) = if direct {
+                    (c.cast::<f32>(), g.c_rs)
+                } else {
+                    let slot = if blocks == 1 { 0 } else { ip * np + jp };
+                    (sums[slot * K::MR * K::NR..][..K::MR * K::NR].as_mut_ptr(), K::NR)
+                };
+                let (init, init_rs) = match (round, g.init) {
+                    (0, Init::Zero) => (ZEROS.as_ptr(), 0),
+                    (0, Init::Bias(_)) => (bias[j..j + K::NR].as_ptr(), 0),
+                    (0, Init::Add) if !direct => {
+                        // SAFETY: the valid part of the tile is this task's to read; `out` is a slot.
+                        unsafe { widen(c, g.c_rs, valid_rows, valid_cols, out, K::NR) };
+                        (out.cast_const(), out_rs)
+                    }
+                    _ => (out.cast_const(), out_rs),
+                };
+                // SAFETY: panels `ip` and `jp` were packed with `words` steps; `init` and `out` are a whole
+                // tile: a slot, NR start values, or MR×NR elements of C that are this task's own.
+                unsafe {
+                    K::tile(
+                        words,
+                        a_words[i * words..].as_ptr(),
+                        b_words[j * words..].as_ptr(),
+                        init,
+                        init_rs,
+                        out,
+                        out_rs,
+                    );
+                    if !direct && round + 1 == blocks {
+                        K::store(out, valid_rows, valid_cols, c, g.c_rs);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Loads a part of C into a slot, to add to it.
+///
+/// # Safety
+/// `c` holds `rows` rows of `cols` at stride `rs`; `slot` as many at stride `nr`.
+unsafe fn widen<O: Float>(c: *const O, rs: usize, rows: usize, cols: usize, slot: *mut f32, nr: usize) {
+    for i in 0..rows {
+        for j in 0..cols {
+            // SAFETY: by the caller's promise.
+            unsafe { *slot.add(i * nr + j) = (*c.add(i * rs + j)).to_f32() };
+        }
+    }
+}

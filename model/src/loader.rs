@@ -1,0 +1,159 @@
+//! Where a model's tensors come from: a weight file, or a seeded generator.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use engine::memory::tagged;
+use engine::weights::{FileDType, Weights};
+use engine::{DType, Device, Rng, Tensor};
+
+use crate::error::{Error, Result};
+
+enum Source {
+    File { weights: Arc<Weights>, rename: Option<fn(&str) -> Option<String>> },
+    Random { rng: Mutex<Rng> },
+}
+
+/// Gives modules their tensors by name and remembers what it gave.
+pub struct Loader {
+    source: Source,
+    device: Device,
+    /// Convert floating tensors to this type; `None` keeps what the file has.
+    dtype: Option<DType>,
+    trainable: bool,
+    given: Mutex<Vec<(String, Tensor)>>,
+}
+
+/// How a tensor is drawn when there is no file.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Normal with this standard deviation.
+    Normal(f32),
+    /// One value.
+    Constant(f64),
+}
+
+impl Loader {
+    /// Tensors of a weight file, converted to `dtype` where it is given.
+    pub fn from_weights(weights: Arc<Weights>, dtype: Option<DType>, device: &Device) -> Self {
+        Self::new(Source::File { weights, rename: None }, dtype, device)
+    }
+
+    /// As [`Self::from_weights`], where the file knows a tensor by the name that `rename` gives.
+    pub fn renamed(
+        weights: Arc<Weights>,
+        dtype: Option<DType>,
+        device: &Device,
+        rename: fn(&str) -> Option<String>,
+    ) -> Self {
+        Self::new(Source::File { weights, rename: Some(rename) }, dtype, device)
+    }
+
+    /// Random tensors: the same for the same seed on every machine.
+    pub fn random(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self::new(Source::Random { rng: Mutex::new(Rng::new(seed)) }, Some(dtype), device)
+    }
+
+    fn new(source: Source, dtype: Option<DType>, device: &Device) -> Self {
+        Self { source, device: device.clone(), dtype, trainable: false, given: Mutex::default() }
+    }
+
+    /// Makes every tensor given from here on a leaf of the tape, with memory of its own.
+    #[must_use]
+    pub fn trainable(mut self) -> Self {
+        self.trainable = true;
+        self
+    }
+
+    /// Every tensor given so far, with its name, in order.
+    pub fn given(&self) -> Vec<(String, Tensor)> {
+        self.given.lock().unwrap().clone()
+    }
+
+    /// The device that tensors are put on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// True if the file has the tensor; always true without a file.
+    pub fn has(&self, name: &str) -> bool {
+        match &self.source {
+            Source::File { weights, rename } => match rename {
+                Some(rename) => rename(name).is_some_and(|n| weights.get(&n).is_some()),
+                None => weights.get(name).is_some(),
+            },
+            Source::Random { .. } => true,
+        }
+    }
+
+    /// The tensor `name`, which must have the shape `dims`.
+    pub fn get(&self, name: &str, dims: &[usize], init: Init) -> Result<Tensor> {
+        let tensor = tagged("weights", || match &self.source {
+            Source::File { weights, rename } => {
+                let stored = match rename {
+                    Some(rename) => rename(name).unwrap_or_else(|| name.to_owned()),
+                    None => name.to_owned(),
+                };
+                self.from_file(weights, &stored, dims)
+            }
+            Source::Random { rng } => self.draw(&mut rng.lock().unwrap(), dims, init),
+        })?;
+        let tensor = if self.trainable { tensor.tracked() } else { tensor };
+        self.given.lock().unwrap().push((name.to_owned(), tensor.clone()));
+        Ok(tensor)
+    }
+
+    fn draw(&self, rng: &mut Rng, dims: &[usize], init: Init) -> Result<Tensor> {
+        let dtype = self.dtype.unwrap_or(DType::F32);
+        Ok(match init {
+            Init::Normal(std) => Tensor::randn(dims, std, dtype, rng, &self.device)?,
+            Init::Constant(value) => Tensor::full(dims, value, dtype, &self.device)?.copy()?,
+        })
+    }
+
+    fn from_file(&self, weights: &Weights, name: &str, dims: &[usize]) -> Result<Tensor> {
+        let entry = weights.require(name)?;
+        if entry.shape() != dims {
+            return Err(Error::Shape {
+                path: entry.path().display().to_string(),
+                name: name.into(),
+                found: entry.shape().to_vec(),
+                wanted: dims.to_vec(),
+            });
+        }
+        let stored = match entry.dtype() {
+            FileDType::F32 => Some(DType::F32),
+            FileDType::BF16 => Some(DType::BF16),
+            FileDType::F16 => Some(DType::F16),
+            _ => None,
+        };
+        let tensor = match (stored, self.dtype) {
+            (Some(stored), _) => {
+                let tensor =
+                    Tensor::from_mapped(entry.mapping().clone(), entry.range(), dims, stored, &self.device)?;
+                match self.dtype {
+                    Some(dtype) if dtype != stored => tensor.to_dtype(dtype)?,
+                    _ => tensor,
+                }
+            }
+            // Block-quantised: expand in the file's rows.
+            (None, Some(DType::BF16)) => {
+                Tensor::from_slice(&entry.to_vec::<half::bf16>()?, dims, &self.device)?
+            }
+            (None, _) => Tensor::from_slice(&entry.to_f32()?, dims, &self.device)?,
+        };
+        // Training changes weights in place: they need memory of their own.
+        Ok(if self.trainable && stored == Some(tensor.dtype()) { tensor.copy()? } else { tensor })
+    }
+}
+
+/// First tensor that holds NaN or infinity, with the place, for the error after a model's output was not
+/// finite.
+pub fn find_not_finite(tensors: &[(String, Tensor)]) -> Result<Option<String>> {
+    for (name, tensor) in tensors {
+        if let Some(i) = tensor.to_f32_vec()?.iter().position(|x| !x.is_finite()) {
+            return Ok(Some(format!("weight `{name}` {:?} holds a value that is not finite at element {i}", tensor.dims())));
+        }
+    }
+    Ok(None)
+}

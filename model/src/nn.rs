@@ -1,0 +1,76 @@
+//! Modules that several models share.
+
+use engine::Tensor;
+
+use crate::error::Result;
+use crate::loader::{Init, Loader};
+
+/// Standard deviation of fresh weights, as in the libraries that made the published models.
+pub const INIT_STD: f32 = 0.02;
+
+/// `y = x·Wᵀ (+ b)`: `weight [out, in]`, `bias [out]`.
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Tensor,
+    /// `[out]`
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Tensors `{name}.weight` and, with `bias`, `{name}.bias`.
+    pub fn load(loader: &Loader, name: &str, inner: usize, outer: usize, bias: bool) -> Result<Self> {
+        let weight = loader.get(&format!("{name}.weight"), &[outer, inner], Init::Normal(INIT_STD))?;
+        let bias = if bias {
+            Some(loader.get(&format!("{name}.bias"), &[outer], Init::Constant(0.0))?)
+        } else {
+            None
+        };
+        Ok(Self { weight, bias })
+    }
+
+    /// `x [rows…, in]` to `[rows…, out]`.
+    pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Layer normalisation with weight and bias `[n]`.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Tensors `{name}.weight` and `{name}.bias`.
+    pub fn load(loader: &Loader, name: &str, n: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?,
+            bias: loader.get(&format!("{name}.bias"), &[n], Init::Constant(0.0))?,
+            eps: eps as f32,
+        })
+    }
+
+    /// Over the last dimension.
+    pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        x.layer_norm(&self.weight, &self.bias, self.eps)
+    }
+}
+
+/// RMS normalisation with weight `[n]`.
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Tensor `{name}.weight`.
+    pub fn load(loader: &Loader, name: &str, n: usize, eps: f64) -> Result<Self> {
+        Ok(Self { weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?, eps: eps as f32 })
+    }
+
+    /// Over the last dimension.
+    pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        x.rms_norm(&self.weight, self.eps)
+    }
+}
