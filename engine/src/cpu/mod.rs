@@ -3,15 +3,25 @@
 mod buffer;
 pub mod gemm;
 pub mod isa;
+mod multiversion;
+mod rows;
 pub mod threads;
 mod walk;
 
+mod adamw;
 mod affine;
+mod argmax;
 mod binary;
 mod cast;
+mod concat;
+mod cross_entropy;
+mod embedding;
 mod matmul;
 mod reduce;
 mod rms_norm;
+mod rope;
+mod scatter_rows;
+mod top_k;
 mod unary;
 mod write;
 

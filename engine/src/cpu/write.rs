@@ -4,7 +4,7 @@ use super::walk::{any_type, for_runs};
 use crate::ops::Write;
 use crate::{Cpu, Element, Input, Kernel, Output, Result};
 
-fn write<A: Element, B: Element>(x: &Input<'_, Cpu>, out: &mut Output<'_, Cpu>) -> Result<()> {
+pub(super) fn write<A: Element, B: Element>(x: &Input<'_, Cpu>, out: &mut Output<'_, Cpu>) -> Result<()> {
     let data = x.slice::<A>();
     let (dims, strides) = (out.layout.dims, out.layout.strides);
     let out = Scatter::new(out.slice_mut::<B>()?);

@@ -2,24 +2,45 @@
 //! gradient in terms of other operations, and the `Tensor` method that applies it. Kernels have the same
 //! file name in each backend's folder.
 
+mod adamw;
 mod affine;
+mod argmax;
 mod binary;
 mod cast;
+mod concat;
+mod cross_entropy;
+mod cross_entropy_grad;
+mod embedding;
+mod embedding_grad;
 mod matmul;
+mod patch_conv;
 mod reduce;
 mod rms_norm;
 mod rms_norm_grad;
+mod rope;
+mod scatter_rows;
+mod top_k;
 mod unary;
 mod view;
 mod write;
 
+pub use adamw::AdamW;
 pub use affine::Affine;
+pub use argmax::Argmax;
 pub use binary::{Binary, BinaryKind};
 pub use cast::Cast;
+pub use concat::Concat;
+pub use cross_entropy::CrossEntropy;
+pub use cross_entropy_grad::CrossEntropyGrad;
+pub use embedding::Embedding;
+pub use embedding_grad::EmbeddingGrad;
 pub use matmul::MatMul;
 pub use reduce::{Reduce, ReduceKind};
 pub use rms_norm::RmsNorm;
 pub use rms_norm_grad::RmsNormGrad;
+pub use rope::{Rope, RopeKind};
+pub use scatter_rows::ScatterRows;
+pub use top_k::TopK;
 pub use unary::{Unary, UnaryKind};
 pub use view::View;
 pub use write::Write;

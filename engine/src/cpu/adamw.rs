@@ -1,0 +1,89 @@
+use half::bf16;
+
+use super::multiversion::multiversion;
+use super::threads::Scatter;
+use super::walk::for_runs;
+use crate::ops::AdamW;
+use crate::{Cpu, DType, Float, Input, Kernel, Output, Result};
+
+/// What the update multiplies with, computed in f64 and rounded once.
+struct Factors {
+    keep: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    minus_step_size: f32,
+    root_correction2: f32,
+    eps: f32,
+}
+
+impl Factors {
+    fn new(op: &AdamW) -> Self {
+        let correction = |beta: f64| 1.0 - beta.powi(op.step.try_into().unwrap_or(i32::MAX));
+        Self {
+            keep: (1.0 - op.lr * op.weight_decay) as f32,
+            one_minus_beta1: (1.0 - op.beta1) as f32,
+            beta2: op.beta2 as f32,
+            one_minus_beta2: (1.0 - op.beta2) as f32,
+            minus_step_size: -(op.lr / correction(op.beta1)) as f32,
+            root_correction2: correction(op.beta2).sqrt() as f32,
+            eps: op.eps as f32,
+        }
+    }
+
+    /// One element, operation by operation as torch does it.
+    #[inline(always)]
+    fn step(&self, p: f32, m: &mut f32, v: &mut f32, g: f32) -> f32 {
+        let p = p * self.keep;
+        *m += self.one_minus_beta1 * (g - *m);
+        *v = *v * self.beta2 + self.one_minus_beta2 * g * g;
+        let denominator = v.sqrt() / self.root_correction2 + self.eps;
+        p + self.minus_step_size * *m / denominator
+    }
+}
+
+multiversion! {
+    fn step_run<P: Float, G: Float>(p: &mut [P], m: &mut [f32], v: &mut [f32], g: &[G], factors: &Factors) {
+        for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
+            *p = P::from_f32(factors.step(p.to_f32(), m, v, g.to_f32()));
+        }
+    }
+}
+
+fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Output<'_, Cpu>]) -> Result<()> {
+    let factors = Factors::new(op);
+    let [p, m, v] = outputs else { unreachable!("three targets by the rule") };
+    let dims = g.layout.dims;
+    // The targets' strides are walked as if they were inputs.
+    let strides = [p.layout.strides, m.layout.strides, v.layout.strides, g.layout.strides];
+    let p = Scatter::new(p.slice_mut::<P>()?);
+    let (m, v) = (Scatter::new(m.slice_mut::<f32>()?), Scatter::new(v.slice_mut::<f32>()?));
+    let g = g.slice::<G>();
+    for_runs(&dims, strides.each_ref(), |run| {
+        let ([ip, im, iv, ig], [sp, sm, sv, sg]) = (run.at, run.step);
+        let (len, times) = if run.step == [1; 4] { (run.len, 1) } else { (1, run.len) };
+        for i in 0..times {
+            // SAFETY: a target has no two elements at one place (checked by `apply_in_place`), and runs do not
+            // overlap.
+            let (p, m, v) = unsafe {
+                (p.slice(ip + i * sp, len), m.slice(im + i * sm, len), v.slice(iv + i * sv, len))
+            };
+            let at = ig + i * sg;
+            step_run(p, m, v, &g[at..at + len], &factors);
+        }
+    });
+    Ok(())
+}
+
+impl Kernel<AdamW> for Cpu {
+    fn run(&self, op: &AdamW, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
+        let g = &inputs[0];
+        match (outputs[0].dtype, g.dtype) {
+            (DType::F32, DType::F32) => update::<f32, f32>(op, g, outputs),
+            (DType::F32, DType::BF16) => update::<f32, bf16>(op, g, outputs),
+            (DType::BF16, DType::F32) => update::<bf16, f32>(op, g, outputs),
+            (DType::BF16, DType::BF16) => update::<bf16, bf16>(op, g, outputs),
+            (p, g) => unreachable!("the operation's rule lets no {p} with {g} through"),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+use std::borrow::Cow;
+
+use super::multiversion::multiversion;
+use super::rows::{copy_row, flat};
+use super::threads::Scatter;
+use super::walk::{float_type, for_row_blocks};
+use crate::error::{Result, rule};
+use crate::ops::{CrossEntropy, CrossEntropyGrad};
+use crate::{Cpu, Float, Input, Kernel, Op, Output};
+
+/// Partial results of a row; fixes the order of summation whatever the vector width.
+const LANES: usize = 32;
+/// Elements summed in f32 before the sum moves to f64.
+const BLOCK: usize = 128 * LANES;
+
+/// eˣ for x ≤ 88 to about one unit in the last place, 0 below −87.3; without branches, so that it
+/// vectorises. `x = n·ln 2 + r`, the polynomial for eʳ is that of Cephes' `expf`.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// 1.5·2²³: adding it rounds to an integer, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let tiny = x < -87.3;
+    // Comparisons with NaN fail, so that NaN comes through.
+    let x = if tiny { -87.3 } else { x };
+    let x = if x > 88.0 { 88.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts: the first has so few bits that n times it is exact.
+    let r = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let y = p * (r * r) + r + 1.0;
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if tiny { 0.0 } else { y * scale }
+}
+
+multiversion! {
+    /// Largest element; NaN is passed over (it shows in the sum).
+    fn largest<T: Float>(x: &[T]) -> f32 {
+        let mut acc = [f32::NEG_INFINITY; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
+            *a = x.to_f32().max(*a);
+        }
+        for chunk in chunks {
+            for (a, x) in acc.iter_mut().zip(chunk) {
+                let x = x.to_f32();
+                *a = if x > *a { x } else { *a };
+            }
+        }
+        acc.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+multiversion! {
+    /// `Σ exp(x − max)`.
+    fn sum_exp<T: Float>(x: &[T], max: f32) -> f64 {
+        let mut total = 0.0;
+        for block in x.chunks(BLOCK) {
+            let mut acc = [0.0f32; LANES];
+            let chunks = block.chunks_exact(LANES);
+            for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
+                *a += exp(x.to_f32() - max);
+            }
+            for chunk in chunks {
+                for (a, x) in acc.iter_mut().zip(chunk) {
+                    *a += exp(x.to_f32() - max);
+                }
+            }
+            total += acc.iter().map(|&a| f64::from(a)).sum::<f64>();
+        }
+        total
+    }
+}
+
+multiversion! {
+    /// `out = g·exp(x − lse)`.
+    fn softmax_times<T: Float>(x: &[T], lse: f32, g: f32, out: &mut [T]) {
+        for (y, x) in out.iter_mut().zip(x) {
+            *y = T::from_f32(g * exp(x.to_f32() - lse));
+        }
+    }
+}
+
+/// Row `r` of a matrix; copied into `gathered` if its elements do not lie side by side.
+fn row<'a, T: Float>(x: &Input<'_, Cpu>, data: &'a [T], r: usize, gathered: &'a mut Vec<T>) -> &'a [T] {
+    let (n, at, step) = (x.layout.dims[1], r * x.layout.strides[0], x.layout.strides[1]);
+    if step == 1 || n == 0 {
+        return &data[at.min(data.len())..][..n];
+    }
+    gathered.resize(n, T::zeroed());
+    copy_row(data, at, step, gathered);
+    gathered
+}
+
+/// The labels, all of them in `0..vocabulary` or `ignore`.
+fn labels<'a>(op: &'static str, labels: &Input<'a, Cpu>, ignore: i32, vocabulary: usize) -> Result<Cow<'a, [i32]>> {
+    let labels = flat::<i32>(labels);
+    let outside = |&l: &i32| l != ignore && usize::try_from(l).is_ok_and(|l| l < vocabulary) == false;
+    match labels.iter().position(outside) {
+        None => Ok(labels),
+        Some(r) => Err(rule!(
+            op,
+            "label {} of row {r} is neither {ignore} (ignored) nor below the vocabulary of {vocabulary}",
+            labels[r]
+        )),
+    }
+}
+
+fn forward<T: Float>(
+    op: &CrossEntropy,
+    inputs: &[Input<'_, Cpu>],
+    outputs: &mut [Output<'_, Cpu>],
+) -> Result<()> {
+    let x = &inputs[0];
+    let (rows, n) = (x.layout.dims[0], x.layout.dims[1]);
+    let labels = labels(CrossEntropy::NAME, &inputs[1], op.ignore, n)?;
+    let [loss, lse] = outputs else { unreachable!("two outputs by the rule") };
+    let (loss, lse) = (Scatter::new(loss.slice_mut::<f32>()?), Scatter::new(lse.slice_mut::<f32>()?));
+    let data = x.slice::<T>();
+    for_row_blocks(rows, n, |first, count| {
+        let mut gathered = Vec::new();
+        for r in first..first + count {
+            let (mut row_loss, mut row_lse) = (0.0, 0.0);
+            if labels[r] != op.ignore {
+                let row = row(x, data, r, &mut gathered);
+                let max = largest(row);
+                let log_sum = sum_exp(row, max).ln() as f32;
+                row_lse = max + log_sum;
+                // Not lse − logit: where the label is the largest, its small loss keeps all its digits.
+                row_loss = (max - row[labels[r] as usize].to_f32()) + log_sum;
+            }
+            // SAFETY: each task has its own rows.
+            unsafe { (loss.set(r, row_loss), lse.set(r, row_lse)) };
+        }
+    });
+    Ok(())
+}
+
+impl Kernel<CrossEntropy> for Cpu {
+    fn run(
+        &self,
+        op: &CrossEntropy,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        float_type!(inputs[0].dtype, T => forward::<T>(op, inputs, outputs))
+    }
+}
+
+fn backward<T: Float>(
+    op: &CrossEntropyGrad,
+    inputs: &[Input<'_, Cpu>],
+    out: &mut Output<'_, Cpu>,
+) -> Result<()> {
+    let [x, ids, lse, g] = inputs else { unreachable!("four inputs by the rule") };
+    let (rows, n) = (x.layout.dims[0], x.layout.dims[1]);
+    let labels = labels(CrossEntropyGrad::NAME, ids, op.ignore, n)?;
+    let (lse, g) = (flat::<f32>(lse), flat::<f32>(g));
+    let out = Scatter::new(out.slice_mut::<T>()?);
+    let data = x.slice::<T>();
+    for_row_blocks(rows, n, |first, count| {
+        let mut gathered = Vec::new();
+        for r in first..first + count {
+            // SAFETY: each task has its own rows.
+            let out = unsafe { out.slice(r * n, n) };
+            if labels[r] == op.ignore {
+                out.fill(T::from_f32(0.0));
+                continue;
+            }
+            let row = row(x, data, r, &mut gathered);
+            softmax_times(row, lse[r], g[r], out);
+            let label = labels[r] as usize;
+            out[label] = T::from_f32(g[r] * (exp(row[label].to_f32() - lse[r]) - 1.0));
+        }
+    });
+    Ok(())
+}
+
+impl Kernel<CrossEntropyGrad> for Cpu {
+    fn run(
+        &self,
+        op: &CrossEntropyGrad,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        float_type!(inputs[0].dtype, T => backward::<T>(op, inputs, &mut outputs[0]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exp;
+
+    #[test]
+    fn exp_is_within_two_units() {
+        for i in -870_000..=880_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - want).abs() / want;
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x}): relative error {error:e}");
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,68 @@
+//! One step of the `AdamW` optimiser.
+
+use crate::error::{Result, rule};
+use crate::op::{Cost, Op, Spec, apply_in_place};
+use crate::ops::{arity, shape};
+use crate::{DType, Tensor};
+
+/// Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101), in place, in torch's order:
+///
+/// ```text
+/// p −= lr·weight_decay·p
+/// m += (1 − beta1)·(g − m)
+/// v  = beta2·v + (1 − beta2)·g²
+/// p −= lr/(1 − beta1^step) · m / (√v/√(1 − beta2^step) + eps)
+/// ```
+///
+/// Targets `p` (f32 or bf16), `m`, `v` (f32), input `g` (f32 or bf16), all of one shape. Hyper-parameters are
+/// f64 because 1 − 0.999 is off by 5·10⁻⁵ of itself in f32. A bf16 parameter is rounded at each step and
+/// loses updates below 2⁻⁹ of itself.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Number of this step, from 1.
+    pub step: u32,
+}
+
+impl Op for AdamW {
+    const NAME: &'static str = "adamw";
+
+    fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
+        arity(Self::NAME, inputs, 4)?;
+        let p = &inputs[0];
+        for (what, spec) in [("p", p), ("g", &inputs[3])] {
+            if !matches!(spec.dtype, DType::F32 | DType::BF16) {
+                return Err(rule!(Self::NAME, "{what} is {}; f32 and bf16 are supported", spec.dtype));
+            }
+        }
+        for (what, spec) in ["m", "v", "g"].iter().zip(&inputs[1..]) {
+            shape(Self::NAME, what, spec, &p.dims)?;
+        }
+        let beta = |b: f64| (0.0..1.0).contains(&b);
+        if self.step == 0 || !beta(self.beta1) || !beta(self.beta2) {
+            return Err(rule!(Self::NAME, "step counts from 1 and betas lie in [0, 1); got {self:?}"));
+        }
+        let state = Spec { dims: p.dims, dtype: DType::F32 };
+        Ok(vec![*p, state, state])
+    }
+
+    fn cost(&self, inputs: &[Spec], _: &[Spec]) -> Cost {
+        Cost::streaming(15 * inputs[0].dims.count(), inputs, &inputs[..3])
+    }
+}
+
+impl Tensor {
+    /// Updates parameter `p` and moments `m`, `v` in place from gradient `g`. `p` is a leaf or untracked.
+    pub fn adamw_step(p: &Self, m: &Self, v: &Self, g: &Self, op: &AdamW) -> Result<()> {
+        apply_in_place(op.clone(), &[p, m, v], &[g])
+    }
+}
