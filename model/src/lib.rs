@@ -1,1 +1,6 @@
 //! The `model` crate.
+//! Configurations, image processors, tokenizers and prompts. Knows no backend.
+
+pub mod config;
+pub mod prompt;
+pub mod tokenizer;
