@@ -150,7 +150,7 @@ struct ImageSpelling {
 #[derive(Debug)]
 pub struct PromptEncoder<'a> {
     tokenizer: &'a Tokenizer,
-    template: ChatTemplate,
+    template: &'a ChatTemplate,
     image: Option<ImageSpelling>,
 }
 
@@ -161,7 +161,7 @@ impl<'a> PromptEncoder<'a> {
     /// If the tokenizer does not have the image tokens under the ids that the model expects.
     pub fn new(
         tokenizer: &'a Tokenizer,
-        template: ChatTemplate,
+        template: &'a ChatTemplate,
         config: &VisionLanguageConfig,
     ) -> Result<Self, PromptError> {
         for token in [IMAGE, FAKE, END_OF_UTTERANCE] {
@@ -183,7 +183,7 @@ impl<'a> PromptEncoder<'a> {
     }
 
     /// For a text model.
-    pub fn text_only(tokenizer: &'a Tokenizer, template: ChatTemplate) -> Self {
+    pub fn text_only(tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> Self {
         Self { tokenizer, template, image: None }
     }
 

@@ -25,6 +25,28 @@ pub struct GgufVocab {
     pub types: Vec<i32>,
 }
 
+impl From<engine::weights::gguf::TokenizerInfo> for GgufVocab {
+    fn from(info: engine::weights::gguf::TokenizerInfo) -> Self {
+        use engine::weights::gguf::TokenType;
+        let number = |kind: &TokenType| match kind {
+            TokenType::Undefined => 0,
+            TokenType::Normal => 1,
+            TokenType::Unknown => 2,
+            TokenType::Control => CONTROL,
+            TokenType::UserDefined => USER_DEFINED,
+            TokenType::Unused => 5,
+            TokenType::Byte => 6,
+        };
+        Self {
+            model: info.model,
+            pre: info.pre.unwrap_or_default(),
+            tokens: info.tokens,
+            merges: info.merges.into_iter().map(|(a, b)| format!("{a} {b}")).collect(),
+            types: info.token_types.iter().map(number).collect(),
+        }
+    }
+}
+
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
