@@ -65,9 +65,8 @@ fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Out
         for i in 0..times {
             // SAFETY: a target has no two elements at one place (checked by `apply_in_place`), and runs do not
             // overlap.
-            let (p, m, v) = unsafe {
-                (p.slice(ip + i * sp, len), m.slice(im + i * sm, len), v.slice(iv + i * sv, len))
-            };
+            let (p, m, v) =
+                unsafe { (p.slice(ip + i * sp, len), m.slice(im + i * sm, len), v.slice(iv + i * sv, len)) };
             let at = ig + i * sg;
             step_run(p, m, v, &g[at..at + len], &factors);
         }

@@ -26,7 +26,7 @@ fn exp(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     // ln 2 in two parts: the first has so few bits that n times it is exact.
-    let r = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
+    let r = x - n * (355.0 / 512.0) + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
     let p = p * r + 8.333_452e-3;
@@ -98,9 +98,14 @@ fn row<'a, T: Float>(x: &Input<'_, Cpu>, data: &'a [T], r: usize, gathered: &'a 
 }
 
 /// The labels, all of them in `0..vocabulary` or `ignore`.
-fn labels<'a>(op: &'static str, labels: &Input<'a, Cpu>, ignore: i32, vocabulary: usize) -> Result<Cow<'a, [i32]>> {
+fn labels<'a>(
+    op: &'static str,
+    labels: &Input<'a, Cpu>,
+    ignore: i32,
+    vocabulary: usize,
+) -> Result<Cow<'a, [i32]>> {
     let labels = flat::<i32>(labels);
-    let outside = |&l: &i32| l != ignore && usize::try_from(l).is_ok_and(|l| l < vocabulary) == false;
+    let outside = |&l: &i32| l != ignore && usize::try_from(l).map_or(true, |l| l >= vocabulary);
     match labels.iter().position(outside) {
         None => Ok(labels),
         Some(r) => Err(rule!(

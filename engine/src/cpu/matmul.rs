@@ -1,36 +1,38 @@
 use half::bf16;
 
-use super::threads::{Scatter, parallel_for};
+use super::gemm::{BatchDim, GemmInput, Init, MatMut, MatRef, gemm_batched};
+use super::rows::flat;
 use crate::ops::MatMul;
 use crate::{Cpu, DType, Float, Input, Kernel, Output, Result};
 
-fn product<T: Float, O: Float>(inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
-    let (a, b) = (&inputs[0], &inputs[1]);
-    let rank = a.layout.dims.len();
-    let (m, k, n) = (a.layout.dims[rank - 2], a.layout.dims[rank - 1], b.layout.dims[rank - 1]);
-    let (x, y) = (a.slice::<T>(), b.slice::<T>());
-    let bias = inputs.get(2).map(|b| (b.slice::<T>(), b.layout.strides[0]));
-    let dims = out.layout.dims;
-    let out = Scatter::new(out.slice_mut::<O>()?);
-    parallel_for(dims[..rank - 1].iter().product(), |row| {
-        let (mut batch, i) = (row / m, row % m);
-        let (mut at, mut bt) = (i * a.layout.strides[rank - 2], 0);
-        for d in (0..rank - 2).rev() {
-            at += batch % dims[d] * a.layout.strides[d];
-            bt += batch % dims[d] * b.layout.strides[d];
-            batch /= dims[d];
-        }
-        // SAFETY: one row a task.
-        let out = unsafe { out.slice(row * n, n) };
-        for (j, out) in out.iter_mut().enumerate() {
-            let mut sum = 0.0;
-            for l in 0..k {
-                sum += x[at + l * a.layout.strides[rank - 1]].to_f32()
-                    * y[bt + l * b.layout.strides[rank - 2] + j * b.layout.strides[rank - 1]].to_f32();
-            }
-            *out = O::from_f32(sum + bias.map_or(0.0, |(b, s)| b[j * s].to_f32()));
-        }
-    });
+/// The last two dimensions as a matrix whose slice reaches over the whole stack.
+fn matrix<'a, T: GemmInput>(x: &Input<'a, Cpu>) -> MatRef<'a, T> {
+    let rank = x.layout.dims.len();
+    let (dims, strides) = (&x.layout.dims[rank - 2..], &x.layout.strides[rank - 2..]);
+    MatRef { data: x.slice(), rows: dims[0], cols: dims[1], rs: strides[0], cs: strides[1] }
+}
+
+fn product<T: GemmInput, O: Float>(inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
+    let bias = inputs.get(2).map(flat::<T>);
+    let init = bias.as_deref().map_or(Init::Zero, Init::Bias);
+    let lead = out.layout.dims.len() - 2;
+    let mut batch: Vec<BatchDim> = (0..lead)
+        .map(|d| BatchDim {
+            count: out.layout.dims[d],
+            a: inputs[0].layout.strides[d],
+            b: inputs[1].layout.strides[d],
+            c: out.layout.strides[d],
+        })
+        .filter(|dim| dim.count != 1)
+        .collect();
+    let mut a = matrix::<T>(&inputs[0]);
+    // Matrices A that continue each other, all against one B, are one tall matrix.
+    while let Some(dim) = batch.pop_if(|dim| dim.b == 0 && dim.a == a.rows * a.rs) {
+        a.rows *= dim.count;
+    }
+    let (rows, cols) = (a.rows, out.layout.dims[lead + 1]);
+    let c = MatMut::new(out.slice_mut::<O>()?, rows, cols);
+    gemm_batched(a, matrix(&inputs[1]), c, init, &batch);
     Ok(())
 }
 

@@ -22,10 +22,10 @@ fn scatter<T: Float>(inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Re
     let (base, rows) = (base.layout.strides, rows.layout.strides);
     let out = Scatter::new(out.slice_mut::<T>()?);
     for_row_blocks(count, n, |first, count| {
-        for r in first..first + count {
+        for (r, source) in (first..).zip(&source[first..first + count]) {
             // SAFETY: each task has its own rows.
             let out = unsafe { out.slice(r * n, n) };
-            match source[r] {
+            match source {
                 Some(j) => copy_row(new, j * rows[0], rows[1], out),
                 None => copy_row(kept, r * base[0], base[1], out),
             }

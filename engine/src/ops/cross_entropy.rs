@@ -50,7 +50,9 @@ impl Op for CrossEntropy {
 
     fn grad(&self, ctx: &GradContext<'_>, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
         if grads[1].is_some() {
-            return Err(Error::Autograd("the log-sum-exp of cross_entropy has no gradient; detach it".into()));
+            return Err(Error::Autograd(
+                "the log-sum-exp of cross_entropy has no gradient; detach it".into(),
+            ));
         }
         let Some(g) = &grads[0] else { return Ok(vec![None, None]) };
         let op = CrossEntropyGrad { ignore: self.ignore };

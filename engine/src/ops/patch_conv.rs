@@ -14,11 +14,17 @@ impl Tensor {
     pub fn patch_conv(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         let (x, w) = (self.dims(), weight.dims());
         let ([b, c, height, width], [e, channels, p, q]) = (&x[..], &w[..]) else {
-            return Err(rule!("patch_conv", "pixels {x:?} and weight {w:?}; expected [B, C, H, W] and [E, C, p, p]"));
+            return Err(rule!(
+                "patch_conv",
+                "pixels {x:?} and weight {w:?}; expected [B, C, H, W] and [E, C, p, p]"
+            ));
         };
         let (b, c, e, p) = (*b, *c, *e, *p);
         if *channels != c || *q != p || p == 0 {
-            return Err(rule!("patch_conv", "weight {w:?} does not fit pixels {x:?}; expected [E, {c}, p, p]"));
+            return Err(rule!(
+                "patch_conv",
+                "weight {w:?} does not fit pixels {x:?}; expected [E, {c}, p, p]"
+            ));
         }
         let (down, across) = (height / p, width / p);
         let patches = self
