@@ -1,4 +1,5 @@
 //! The CPU backend.
 
+pub mod flash;
 pub mod isa;
 pub mod threads;
