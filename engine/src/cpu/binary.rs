@@ -3,7 +3,8 @@ use super::walk::{Run, float_type, for_runs};
 use crate::ops::{Binary, BinaryKind};
 use crate::{Cpu, Float, Input, Kernel, Output, Result};
 
-fn zip<T: Float>(
+/// `out = f(a, b)` in f32 over any strides.
+pub(super) fn zip<T: Float>(
     a: &Input<'_, Cpu>,
     b: &Input<'_, Cpu>,
     out: &mut Output<'_, Cpu>,

@@ -2,6 +2,7 @@
 
 mod buffer;
 pub mod gemm;
+pub mod flash;
 pub mod isa;
 mod multiversion;
 mod rows;
@@ -16,6 +17,9 @@ mod cast;
 mod concat;
 mod cross_entropy;
 mod embedding;
+mod gated_silu;
+mod gelu;
+mod layer_norm;
 mod matmul;
 mod reduce;
 mod rms_norm;
