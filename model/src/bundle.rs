@@ -11,7 +11,7 @@ use engine::{DType, Device, Tensor, no_grad};
 use crate::config::{Config, GenerationConfig, ModelType, PreprocessorConfig, TextConfig};
 use crate::error::{Error, Result};
 use crate::generate;
-use crate::image::{Processor, Tiles};
+use crate::image::{Idefics3Processor, Tiles};
 use crate::llama::{Llama, Names};
 use crate::loader::{Loader, find_not_finite};
 use crate::prompt::{ChatTemplate, Message, PromptEncoder};
@@ -48,7 +48,7 @@ pub struct Bundle {
     /// Defaults of generation.
     pub generation: GenerationConfig,
     /// Images to tiles; `None` for a text model.
-    pub processor: Option<Processor>,
+    pub processor: Option<Idefics3Processor>,
     /// The network.
     pub network: Network,
     /// Every weight with its name.
@@ -175,7 +175,9 @@ impl Bundle {
         Ok(Self {
             origin: files.path("").trim_end_matches('/').to_owned(),
             template: files.template()?,
-            processor: processor.map(Processor::new),
+            processor: processor
+                .map(|p| Idefics3Processor::new(p, &files.path("preprocessor_config.json")))
+                .transpose()?,
             weights: loader.given(),
             config,
             tokenizer,
@@ -247,8 +249,8 @@ impl Bundle {
     }
 
     /// A conversation with its images, embedded. Runs the vision tower.
-    pub fn prompt(&self, messages: &[Message], images: &[Tiles]) -> Result<generate::Prompt> {
-        let grids: Vec<_> = images.iter().map(Tiles::grid).collect();
+    pub fn prompt(&self, messages: &[Message], images: &[Tiles<'_>]) -> Result<generate::Prompt> {
+        let grids: Vec<_> = images.iter().map(|i| i.grid()).collect();
         let ids = self.encoder()?.encode(messages, &grids)?.ids;
         self.embed(ids, images)
     }
@@ -258,7 +260,7 @@ impl Bundle {
         self.embed(self.tokenizer.encode(text)?, &[])
     }
 
-    fn embed(&self, ids: Vec<u32>, images: &[Tiles]) -> Result<generate::Prompt> {
+    fn embed(&self, ids: Vec<u32>, images: &[Tiles<'_>]) -> Result<generate::Prompt> {
         let longest = self.config.text.max_position_embeddings;
         if ids.len() >= longest {
             return Err(Error::Input(format!(
@@ -277,11 +279,17 @@ impl Bundle {
     }
 
     /// Normalised pixels `[tiles, 3, edge, edge]`, f32, of all images; `None` if there are none.
-    pub fn pixels(&self, images: &[Tiles]) -> Result<Option<Tensor>> {
-        let tiles: usize = images.iter().map(Tiles::count).sum();
+    pub fn pixels(&self, images: &[Tiles<'_>]) -> Result<Option<Tensor>> {
+        let tiles: usize = images.iter().map(|i| i.count()).sum();
         let Some(first) = images.first() else { return Ok(None) };
         let edge = first.edge();
-        let values: Vec<f32> = images.iter().flat_map(Tiles::normalised).collect();
+        let mut values = vec![0.0; tiles * 3 * edge * edge];
+        let mut rest = &mut values[..];
+        for image in images {
+            let (own, after) = rest.split_at_mut(image.shape().iter().product());
+            image.write_normalised(own);
+            rest = after;
+        }
         Ok(Some(Tensor::from_slice(&values, &[tiles, 3, edge, edge], self.device())?))
     }
 
