@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::kernel::Kernel;
 use super::pack;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 
 const MR: usize = 6;
 const NV: usize = 2;
@@ -18,7 +18,9 @@ pub(super) struct Fma256;
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile(
     words: usize,
-    a: *const u32,
+    a: *const u8,
+    a_row: usize,
+    a_step: usize,
     b: *const u32,
     init: *const f32,
     init_rs: usize,
@@ -33,16 +35,20 @@ unsafe fn tile(
                 sums[i][j] = _mm256_loadu_ps(init.add(i * init_rs + 8 * j));
             }
         }
+        let mut rows = [a, a.add(3 * a_row)];
         for w in 0..words {
             let mut bs = [_mm256_setzero_ps(); NV];
             for j in 0..NV {
                 bs[j] = _mm256_loadu_ps(b.add(w * NR + 8 * j).cast());
             }
-            for i in 0..MR {
-                let a = _mm256_broadcast_ss(&*a.add(w * MR + i).cast());
-                for j in 0..NV {
-                    sums[i][j] = _mm256_fmadd_ps(a, bs[j], sums[i][j]);
+            for (g, row) in rows.iter_mut().enumerate() {
+                for r in 0..3 {
+                    let a = _mm256_set1_ps(row.add(r * a_row).cast::<f32>().read_unaligned());
+                    for j in 0..NV {
+                        sums[3 * g + r][j] = _mm256_fmadd_ps(a, bs[j], sums[3 * g + r][j]);
+                    }
                 }
+                *row = row.wrapping_add(a_step);
             }
         }
         for i in 0..MR {
@@ -192,10 +198,10 @@ impl<T: Float> Kernel<T> for Fma256 {
     const MR: usize = MR;
     const NR: usize = NR;
     const DEPTH: usize = 1;
-    // 6 KB of A in L1, blocks of 246 KB and 256 KB in L2.
+    // 6 KB of A in L1, 256 KB of B in L2.
     const KC: usize = 256;
-    const MC: usize = 40;
     const NC: usize = 16;
+    const IN_PLACE: bool = matches!(T::DTYPE, DType::F32);
     const STREAMS: usize = 4;
 
     #[inline(always)]
@@ -205,7 +211,9 @@ impl<T: Float> Kernel<T> for Fma256 {
 
     unsafe fn tile(
         words: usize,
-        a: *const u32,
+        a: *const u8,
+        a_row: usize,
+        a_step: usize,
         b: *const u32,
         init: *const f32,
         init_rs: usize,
@@ -213,7 +221,7 @@ impl<T: Float> Kernel<T> for Fma256 {
         out_rs: usize,
     ) {
         // SAFETY: the same promise; `gemm_with` checked the instruction set.
-        unsafe { tile(words, a, b, init, init_rs, out, out_rs) }
+        unsafe { tile(words, a, a_row, a_step, b, init, init_rs, out, out_rs) }
     }
 
     unsafe fn pack_along_k(

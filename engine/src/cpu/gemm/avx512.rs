@@ -30,7 +30,9 @@ macro_rules! tile {
         #[target_feature(enable = $features)]
         unsafe fn $name(
             words: usize,
-            a: *const u32,
+            a: *const u8,
+            a_row: usize,
+            a_step: usize,
             b: *const u32,
             init: *const f32,
             init_rs: usize,
@@ -45,17 +47,22 @@ macro_rules! tile {
                         sums[i][j] = _mm512_loadu_ps(init.add(i * init_rs + 16 * j));
                     }
                 }
+                // Three pointers, a stride and its triple: addresses that fit the registers there are.
+                let mut rows = [a, a.add(4 * a_row), a.add(8 * a_row)];
                 for w in 0..words {
                     let mut bs = [_mm512_setzero_si512(); NV];
                     for j in 0..NV {
                         bs[j] = _mm512_loadu_si512(b.add(w * NR + 16 * j).cast());
                     }
-                    for i in 0..MR {
-                        let $a = _mm512_set1_epi32(*a.add(w * MR + i) as i32);
-                        for j in 0..NV {
-                            let ($sum, $b) = (sums[i][j], bs[j]);
-                            sums[i][j] = $fma;
+                    for (g, row) in rows.iter_mut().enumerate() {
+                        for r in 0..4 {
+                            let $a = _mm512_set1_epi32(row.add(r * a_row).cast::<i32>().read_unaligned());
+                            for j in 0..NV {
+                                let ($sum, $b) = (sums[4 * g + r][j], bs[j]);
+                                sums[4 * g + r][j] = $fma;
+                            }
                         }
+                        *row = row.wrapping_add(a_step);
                     }
                 }
                 for i in 0..MR {
@@ -80,12 +87,14 @@ tile!(tile_dot, "avx512f,avx512bf16", |sum, a, b| {
 /// How 16 words are read from elements that are contiguous along `k`.
 trait Load<T> {
     const DEPTH: usize;
+    const IN_PLACE: bool;
     /// Up to 16 words from the `left` elements at `src`, zeros beyond.
     unsafe fn load(src: *const T, left: usize) -> __m512i;
 }
 
 impl Load<f32> for Fma512 {
     const DEPTH: usize = 1;
+    const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn load(src: *const f32, left: usize) -> __m512i {
         let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
@@ -96,6 +105,7 @@ impl Load<f32> for Fma512 {
 
 impl Load<bf16> for Fma512 {
     const DEPTH: usize = 1;
+    const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn load(src: *const bf16, left: usize) -> __m512i {
         let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
@@ -106,6 +116,7 @@ impl Load<bf16> for Fma512 {
 
 impl Load<bf16> for Dot512 {
     const DEPTH: usize = 2;
+    const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn load(src: *const bf16, left: usize) -> __m512i {
         let mask = if left >= 32 { !0 } else { (1 << left) - 1 };
@@ -260,11 +271,11 @@ macro_rules! kernel {
             const MR: usize = MR;
             const NR: usize = NR;
             const DEPTH: usize = $depth;
-            // A panel of A (12 × 256 words = 12 KB) stays in L1 while B's stream past from L2, where the
-            // blocks of A and B (252 and 256 lanes × 256 words, 256 KB each) leave room for the sums.
+            // A panel of A (12 × 256 words, 12 KB) stays in L1 while B's stream past from a block in L2
+            // (256 columns × 256 words, 256 KB of the 1 MB a core of Zen 4 and 5 has).
             const KC: usize = 256;
-            const MC: usize = 21;
             const NC: usize = 8;
+            const IN_PLACE: bool = <Self as Load<$t>>::IN_PLACE;
             const STREAMS: usize = 4;
 
             #[inline(always)]
@@ -274,7 +285,9 @@ macro_rules! kernel {
 
             unsafe fn tile(
                 words: usize,
-                a: *const u32,
+                a: *const u8,
+                a_row: usize,
+                a_step: usize,
                 b: *const u32,
                 init: *const f32,
                 init_rs: usize,
@@ -282,7 +295,7 @@ macro_rules! kernel {
                 out_rs: usize,
             ) {
                 // SAFETY: the same promise; `gemm_with` checked the instruction set.
-                unsafe { $tile(words, a, b, init, init_rs, out, out_rs) }
+                unsafe { $tile(words, a, a_row, a_step, b, init, init_rs, out, out_rs) }
             }
 
             unsafe fn pack_along_k(
