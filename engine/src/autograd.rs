@@ -284,8 +284,15 @@ impl Tensor {
                 self.dims()
             )));
         }
+        if grad.device() != self.device() {
+            return Err(Error::Autograd(format!(
+                "a gradient on device {} for a tensor on {}",
+                grad.device(),
+                self.device()
+            )));
+        }
         let mut gradients = Gradients::default();
-        no_grad(|| walk(&[(self.history().clone(), grad.clone())], &mut gradients))?;
+        no_grad(|| walk(&[(self.history().clone(), grad.to_dtype(self.dtype())?)], &mut gradients))?;
         Ok(gradients)
     }
 }

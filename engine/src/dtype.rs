@@ -68,6 +68,20 @@ pub trait Element: bytemuck::Pod + Send + Sync + fmt::Debug + PartialEq {
     fn from_f64(x: f64) -> Self;
 }
 
+/// `x` as f32, inexact values with the last bit set ("round to odd"). A second rounding to a type of at most
+/// 22 bits then gives what one rounding of `x` would (Boldo and Melquiond 2008); rounding to nearest twice
+/// would not, and `half`'s own conversions from f64 look at the upper half of its bits only.
+#[inline(always)]
+fn round_to_odd(x: f64) -> f32 {
+    let y = x as f32;
+    let bits = y.to_bits();
+    if f64::from(y) == x || y.is_nan() || bits & 1 == 1 {
+        return y;
+    }
+    // Even and inexact: the odd neighbour on the other side of `x`. An overflow to infinity steps back.
+    f32::from_bits(if f64::from(y).abs() > x.abs() { bits - 1 } else { bits + 1 })
+}
+
 macro_rules! element {
     ($($t:ty => $d:ident, $to:expr, $from:expr;)*) => {$(
         impl Element for $t {
@@ -82,8 +96,8 @@ macro_rules! element {
 
 element! {
     f32 => F32, f64::from, |x| x as f32;
-    bf16 => BF16, bf16::to_f64, bf16::from_f64;
-    f16 => F16, f16::to_f64, f16::from_f64;
+    bf16 => BF16, bf16::to_f64, |x| Float::from_f32(round_to_odd(x));
+    f16 => F16, f16::to_f64, |x| Float::from_f32(round_to_odd(x));
     u8 => U8, f64::from, |x| x as u8;
     u32 => U32, f64::from, |x| x as u32;
     i32 => I32, f64::from, |x| x as i32;

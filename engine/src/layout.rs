@@ -159,7 +159,8 @@ impl Layout {
         }
         let mut out = *self;
         out.dims[axis] = len;
-        if len > 0 {
+        // Without elements there is nothing to point at; the offset must not run past a small storage.
+        if out.count() > 0 {
             out.offset += start * self.strides[axis];
         }
         Ok(out)

@@ -171,20 +171,29 @@ where
     let wanted = op.infer(&specs)?;
     for (target, want) in targets.iter().zip(&wanted) {
         if target.spec() != *want {
-            return Err(rule!(O::NAME, "writes {want:?} but the target is {:?}", target.spec()));
+            return Err(rule!(O::NAME, "writes {} {:?} but the target is {target:?}", want.dtype, want.dims));
         }
         if target.has_history() {
-            return Err(rule!(O::NAME, "would change a tensor that the tape computed; detach it first"));
+            return Err(rule!(
+                O::NAME,
+                "would change a tensor that the tape computed ({target:?}); detach it first"
+            ));
         }
         if target.layout().dims.iter().zip(target.layout().strides.iter()).any(|(&d, &s)| d > 1 && s == 0) {
-            return Err(rule!(O::NAME, "the target is an expanded view: several elements share a place"));
+            return Err(rule!(
+                O::NAME,
+                "the target {target:?} is an expanded view: several elements share a place"
+            ));
         }
     }
     let device = device_of::<O>(&all)?;
     for (i, target) in targets.iter().enumerate() {
         let shared = |t: &&Tensor| std::ptr::eq(t.storage(), target.storage());
         if inputs.iter().any(shared) || targets[..i].iter().any(shared) {
-            return Err(rule!(O::NAME, "a target shares memory with another argument; copy it first"));
+            return Err(rule!(
+                O::NAME,
+                "the target {target:?} shares memory with another argument; copy it first"
+            ));
         }
     }
     let _span = tracing::trace_span!(target: "roentgen::op", "op", name = O::NAME).entered();

@@ -94,6 +94,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
     axes: u32,
     x: &Input<'_, Cpu>,
     out: &mut Output<'_, Cpu>,
+    finish: impl Fn(f32) -> f32 + Sync,
 ) -> Result<()> {
     let data = x.slice::<T>();
     let out = out.slice_mut::<O>()?;
@@ -132,7 +133,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
             });
             let total = partial.into_iter().reduce(F::join).unwrap_or(F::START);
             // SAFETY: no task runs.
-            unsafe { scatter.set(0, O::from_f32(total)) };
+            unsafe { scatter.set(0, O::from_f32(finish(total))) };
             return Ok(());
         }
         parallel_for(tasks, |task| {
@@ -144,7 +145,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
                     acc = F::join(acc, contiguous::<T, F>(&data[at..at + run]));
                 }
                 // SAFETY: each task has its own outputs.
-                unsafe { scatter.set(o, O::from_f32(acc)) };
+                unsafe { scatter.set(o, O::from_f32(finish(acc))) };
             }
         });
         return Ok(());
@@ -178,18 +179,27 @@ fn reduce<T: Float, O: Float, F: Fold>(
         }
         // SAFETY: each task has its own outputs.
         let out = unsafe { scatter.slice(row * inner + from, width) };
-        out.iter_mut().zip(&total).for_each(|(y, &t)| *y = O::from_f32(t));
+        out.iter_mut().zip(&total).for_each(|(y, &t)| *y = O::from_f32(finish(t)));
     });
     Ok(())
+}
+
+/// Elements that one output element is made of.
+fn reduced_count(axes: u32, x: &Input<'_, Cpu>) -> usize {
+    x.layout.dims.iter().enumerate().filter(|(i, _)| axes & (1 << i) != 0).map(|(_, &size)| size).product()
 }
 
 impl Kernel<Reduce> for Cpu {
     fn run(&self, op: &Reduce, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let (x, out) = (&inputs[0], &mut outputs[0]);
         float_type!(x.dtype, T => match op.kind {
-            ReduceKind::Sum => reduce::<T, T, Sum>(op.axes, x, out),
-            ReduceKind::SumSquares => reduce::<T, f32, SumSquares>(op.axes, x, out),
-            ReduceKind::Max => reduce::<T, T, Max>(op.axes, x, out),
+            ReduceKind::Sum => reduce::<T, T, Sum>(op.axes, x, out, |y| y),
+            ReduceKind::Mean => {
+                let terms = reduced_count(op.axes, x) as f32;
+                reduce::<T, T, Sum>(op.axes, x, out, |y| y / terms)
+            }
+            ReduceKind::SumSquares => reduce::<T, f32, SumSquares>(op.axes, x, out, |y| y),
+            ReduceKind::Max => reduce::<T, T, Max>(op.axes, x, out, |y| y),
         })
     }
 }

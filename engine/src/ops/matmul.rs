@@ -88,7 +88,7 @@ impl Tensor {
         }
         // A stack of matrices times one matrix is one tall product.
         if b.len() == 2 && a.len() > 2 {
-            let rows = a.count() / a[a.len() - 1].max(1);
+            let rows = a[..a.len() - 1].iter().product();
             let flat = self.reshape(&[rows, a[a.len() - 1]])?.matmul(other)?;
             let mut dims = a;
             dims[a.len() - 1] = b[1];
@@ -104,8 +104,17 @@ impl Tensor {
     pub fn linear(&self, weight: &Self, bias: Option<&Self>) -> Result<Self> {
         let dims = self.dims();
         let Some((&inner, lead)) = dims.split_last() else {
-            return Err(rule!("linear", "a scalar has no rows"));
+            return Err(rule!("linear", "the input [] is a scalar and has no rows"));
         };
+        let (&[out, k], bias_dims) = (&*weight.dims(), bias.map(Self::dims)) else {
+            return Err(rule!("linear", "the weight {:?} is no [out, in] matrix", weight.dims()));
+        };
+        if k != inner {
+            return Err(rule!("linear", "the input {dims:?} does not fit the weight {:?}", weight.dims()));
+        }
+        if let Some(b) = bias_dims.filter(|b| **b != [out]) {
+            return Err(rule!("linear", "the bias {b:?} does not fit the weight {:?}", weight.dims()));
+        }
         let rows: usize = lead.iter().product();
         let x = self.reshape(&[rows, inner])?;
         let w = weight.to_dtype(self.dtype())?.t()?;
@@ -114,6 +123,6 @@ impl Tensor {
             Some(bias) => apply_one(op, &[&x, &w, &bias.to_dtype(self.dtype())?])?,
             None => apply_one(op, &[&x, &w])?,
         };
-        y.reshape(&[lead, &[weight.dim(0)?]].concat())
+        y.reshape(&[lead, &[out]].concat())
     }
 }

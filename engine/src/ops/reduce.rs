@@ -1,7 +1,7 @@
 //! Reductions over dimensions.
 
 use crate::autograd::GradContext;
-use crate::error::{Result, rule};
+use crate::error::{Error, Result, rule};
 use crate::op::{Cost, Op, Saves, Spec, apply_one};
 use crate::ops::{arity, float};
 use crate::{DType, Tensor};
@@ -11,9 +11,11 @@ use crate::{DType, Tensor};
 pub enum ReduceKind {
     /// Sum, accumulated in f32, rounded once to the input's dtype.
     Sum,
+    /// Sum divided by the number of terms before it is rounded; NaN over nothing.
+    Mean,
     /// Sum of squares, in f32 whatever the input.
     SumSquares,
-    /// Largest; −∞ over nothing; NaN if there is one. No gradient.
+    /// Largest; −∞ over nothing; NaN if there is one. Differentiating it is an error.
     Max,
 }
 
@@ -58,11 +60,17 @@ impl Op for Reduce {
         let wide = g.expand(&ctx.input_spec(0).dims)?;
         Ok(vec![match self.kind {
             ReduceKind::Sum => Some(wide),
+            ReduceKind::Mean => {
+                let terms = wide.count().max(1) / g.count().max(1);
+                Some(g.affine(1.0 / terms as f32, 0.0)?.expand(&wide.dims())?)
+            }
             ReduceKind::SumSquares => {
                 let x = ctx.input(0)?;
                 Some(wide.to_dtype(x.dtype())?.mul(&x.affine(2.0, 0.0)?)?)
             }
-            ReduceKind::Max => None,
+            ReduceKind::Max => {
+                return Err(Error::Autograd("reduce: the maximum has no gradient; detach its input".into()));
+            }
         }])
     }
 }
@@ -94,9 +102,7 @@ impl Tensor {
 
     /// Mean over `axes`, which go away.
     pub fn mean(&self, axes: &[usize]) -> Result<Self> {
-        let sum = self.sum(axes)?;
-        let n = self.count().max(1) / sum.count().max(1);
-        sum.affine(1.0 / n as f32, 0.0)
+        self.reduce(ReduceKind::Mean, axes)
     }
 
     /// Largest element over `axes`, which go away.

@@ -23,7 +23,7 @@ impl Op for RmsNorm {
         let (x, w) = (&inputs[0], &inputs[1]);
         float(Self::NAME, "x", x)?;
         same_dtype(Self::NAME, ["x", "w"], x, w)?;
-        let n = *x.dims.last().ok_or_else(|| rule!(Self::NAME, "x is a scalar"))?;
+        let n = *x.dims.last().ok_or_else(|| rule!(Self::NAME, "x [] is a scalar and has no rows"))?;
         shape(Self::NAME, "w", w, &[n])?;
         Ok(vec![*x])
     }

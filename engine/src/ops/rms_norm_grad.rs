@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::op::{Cost, Op, Spec};
-use crate::ops::{arity, same_dtype, shape};
+use crate::ops::{RmsNorm, arity, same_dtype, shape};
 
 /// With `r = 1/√(mean(x²) + eps)` and `h = g·w`: `dx = r·h − x·r³·mean(h·x)`, `dw = Σ_rows g·x·r`.
 /// Inputs `x [rows…, n]`, `w [n]`, `g` like `x`; outputs `dx` like `x` and `dw` like `w`.
@@ -17,6 +17,7 @@ impl Op for RmsNormGrad {
 
     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
         arity(Self::NAME, inputs, 3)?;
+        RmsNorm { eps: self.eps }.infer(&inputs[..2])?;
         same_dtype(Self::NAME, ["x", "g"], &inputs[0], &inputs[2])?;
         shape(Self::NAME, "g", &inputs[2], &inputs[0].dims)?;
         Ok(vec![inputs[0], inputs[1]])

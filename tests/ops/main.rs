@@ -1,0 +1,29 @@
+//! Tests of the engine's operations, tape and memory against plain f64 oracles.
+//!
+//! A file per operation. Shapes, element types and the way the inputs lie in memory are drawn by
+//! [`proptest`]; inputs are rounded to their element type first, so that oracle and engine see the same
+//! values; [`tolerance`] says how far a result may lie from the oracle's. `paths` runs the whole suite
+//! again on each instruction-set path that the machine has. `PROPTEST_CASES=1000` digs deeper.
+
+#[path = "../oracle/mod.rs"]
+#[allow(dead_code, reason = "the parity tests use other parts of it")]
+mod oracle;
+
+mod gradient;
+mod harness;
+mod tolerance;
+
+mod affine;
+mod autograd;
+mod binary;
+mod cast;
+mod linear;
+mod matmul;
+mod memory;
+mod misuse;
+mod paths;
+mod reduce;
+mod rms_norm;
+mod unary;
+mod view;
+mod write;

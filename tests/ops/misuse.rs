@@ -1,0 +1,131 @@
+//! Whatever the arguments, a call returns an error that says what and why, or works; it never panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use engine::ops::{
+    Binary, BinaryKind, Cast, MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Unary, UnaryKind, Write,
+};
+use engine::{DType, Device, Op, Result, Rng, Tensor, apply};
+use proptest::prelude::*;
+
+use crate::harness::{cases, seed};
+
+/// A call on three random tensors; numbers come from the generator.
+type Call = fn(&[Tensor; 3], &mut Rng) -> Result<Vec<Tensor>>;
+
+fn small(rng: &mut Rng) -> usize {
+    match rng.below(12) {
+        0 => usize::MAX,
+        1 => usize::MAX / 2 + 1,
+        n => n % 5,
+    }
+}
+
+fn list(rng: &mut Rng) -> Vec<usize> {
+    (0..rng.below(8)).map(|_| small(rng)).collect()
+}
+
+fn dtype(rng: &mut Rng) -> DType {
+    DType::ALL[rng.below(DType::ALL.len())]
+}
+
+fn one(result: Result<Tensor>) -> Result<Vec<Tensor>> {
+    result.map(|t| vec![t])
+}
+
+/// The raw operation on none to three of the tensors.
+fn raw<O: Op>(op: O, t: &[Tensor; 3], rng: &mut Rng) -> Result<Vec<Tensor>>
+where
+    engine::Compiled: engine::Offers<O>,
+{
+    apply(op, &t.iter().take(rng.below(4)).collect::<Vec<_>>())
+}
+
+/// Every `Tensor` method and every operation that can be misused.
+const CALLS: &[(&str, Call)] = &[
+    ("add", |t, _| one(t[0].add(&t[1]))),
+    ("div", |t, _| one(t[0].div(&t[1]))),
+    ("affine", |t, _| one(t[0].affine(2.0, 1.0))),
+    ("exp", |t, _| one(t[0].exp())),
+    ("matmul", |t, _| one(t[0].matmul(&t[1]))),
+    ("linear", |t, _| one(t[0].linear(&t[1], None))),
+    ("linear+bias", |t, _| one(t[0].linear(&t[1], Some(&t[2])))),
+    ("rms_norm", |t, _| one(t[0].rms_norm(&t[1], 1e-5))),
+    ("sum", |t, rng| one(t[0].sum(&list(rng)))),
+    ("sum_keep", |t, rng| one(t[0].sum_keep(&list(rng)))),
+    ("mean", |t, rng| one(t[0].mean(&list(rng)))),
+    ("max", |t, rng| one(t[0].max(&list(rng)))),
+    ("sum_squares", |t, _| one(t[0].sum_squares())),
+    ("to_dtype", |t, rng| one(t[0].to_dtype(dtype(rng)))),
+    ("reshape", |t, rng| one(t[0].reshape(&list(rng)))),
+    ("permute", |t, rng| one(t[0].permute(&list(rng)))),
+    ("transpose", |t, rng| one(t[0].transpose(small(rng), small(rng)))),
+    ("t", |t, _| one(t[0].t())),
+    ("narrow", |t, rng| one(t[0].narrow(small(rng), small(rng), small(rng)))),
+    ("select", |t, rng| one(t[0].select(small(rng), small(rng)))),
+    ("expand", |t, rng| one(t[0].expand(&list(rng)))),
+    ("expand to another", |t, _| one(t[0].expand(&t[1].dims()))),
+    ("unsqueeze", |t, rng| one(t[0].unsqueeze(small(rng)))),
+    ("write", |t, _| t[0].detach().write(&t[1]).map(|()| vec![])),
+    ("dim", |t, rng| t[0].dim(small(rng)).map(|_| vec![])),
+    ("item", |t, _| t[0].item().map(|_| vec![])),
+    ("to_vec", |t, _| t[0].to_vec::<f32>().map(|_| vec![])),
+    ("display", |t, _| Ok(vec![]).inspect(|_: &Vec<Tensor>| drop(format!("{} {:?}", t[0], t[1])))),
+    ("from_slice", |t, rng| one(Tensor::from_slice(&[1f32, 2.0], &list(rng), t[0].device()))),
+    ("from_bytes", |t, rng| one(Tensor::from_bytes(&[1, 2, 3, 4], &list(rng), dtype(rng), t[0].device()))),
+    ("raw binary", |t, rng| raw(Binary { kind: BinaryKind::Mul }, t, rng)),
+    ("raw unary", |t, rng| raw(Unary { kind: UnaryKind::Sigmoid }, t, rng)),
+    ("raw cast", |t, rng| raw(Cast { to: dtype(rng) }, t, rng)),
+    ("raw matmul", |t, rng| raw(MatMul { out: dtype(rng) }, t, rng)),
+    ("raw reduce", |t, rng| raw(Reduce { kind: ReduceKind::SumSquares, axes: rng.bits() as u32 }, t, rng)),
+    ("raw rms_norm", |t, rng| raw(RmsNorm { eps: 0.0 }, t, rng)),
+    ("raw rms_norm_grad", |t, rng| raw(RmsNormGrad { eps: 0.0 }, t, rng)),
+    ("raw write", |t, rng| raw(Write, t, rng)),
+];
+
+/// Small tensors of random shape and type; often of one shape or type with each other, so that calls get
+/// past the first check.
+fn tensors(rng: &mut Rng) -> [Tensor; 3] {
+    let device = Device::cpu();
+    let (mut dims, mut kind) = (vec![], DType::F32);
+    std::array::from_fn(|_| {
+        if rng.below(2) == 0 {
+            dims = (0..rng.below(5)).map(|_| rng.below(4)).collect();
+        }
+        if rng.below(4) == 0 {
+            kind = dtype(rng);
+        }
+        let cut = if rng.below(3) == 0 { dims.len().saturating_sub(1) } else { 0 };
+        let mut t = Tensor::full(&dims[cut..], 1.0, kind, &device).unwrap();
+        if t.rank() > 1 && rng.below(3) == 0 {
+            t = t.t().unwrap();
+        }
+        if rng.below(2) == 0 { t.tracked() } else { t }
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(4000))]
+
+    #[test]
+    fn nothing_panics(which in 0..CALLS.len(), seed in seed()) {
+        let (name, call) = CALLS[which];
+        let mut rng = Rng::new(seed);
+        let t = tensors(&mut rng);
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outputs = call(&t, &mut rng)?;
+            for y in outputs.iter().filter(|y| y.count() < 1 << 16) {
+                drop(y.to_f64_vec()?);
+                drop(y.backward_from(&y.detach()));
+            }
+            Ok(())
+        }));
+        let result: Result<()> = outcome.map_err(|_| TestCaseError::fail(format!("{name} panics on {t:?}")))?;
+        if let Err(error) = result {
+            let text = error.to_string();
+            // Names a shape, a type, or how many tensors or bytes there should be.
+            let tells = text.contains('[') || text.bytes().any(|b| b.is_ascii_digit());
+            prop_assert!(tells && text.len() > 12, "{} says too little: {}", name, text);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+use super::Array;
+
+pub(crate) fn affine(x: &Array, mul: f64, add: f64) -> Array {
+    x.map(|x| mul * x + add)
+}
