@@ -1,6 +1,7 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
+pub mod flash;
 pub mod gemm;
 pub mod isa;
 mod multiversion;
