@@ -1,13 +1,13 @@
 //! Order of the rows, and micro-batches.
 
 use engine::{Device, Rng, Tensor};
+use model::prompt::Example;
+
+pub use model::loss::IGNORE;
 
 use super::sample::Sample;
 use crate::config::{Augmentation, LossOver};
 use crate::error::Result;
-
-/// The label that does not count.
-pub const IGNORE: i32 = -100;
 
 /// A random stream of its own for each (seed, purpose, epoch, row), so that a run can start anywhere.
 pub fn stream(seed: u64, purpose: u64, epoch: usize, row: usize) -> Rng {
@@ -64,18 +64,45 @@ pub struct Variation {
     pub augmentation: Augmentation,
 }
 
+impl Variation {
+    /// The row's random stream in this epoch, and whether its clinical case stays.
+    fn draw(&self, row: usize) -> (Rng, bool) {
+        let mut rng = stream(self.seed, CHANGES, self.epoch, row);
+        let with_case = rng.uniform() >= self.case_dropout;
+        (rng, with_case)
+    }
+}
+
 impl Collation {
+    /// Targets of the training samples `rows`, varied: what their batches will count, before they are made.
+    pub fn counted(&self, samples: &[Sample<'_>], rows: &[usize], variation: &Variation) -> usize {
+        let count = |&row: &usize| {
+            let example = samples[row].example(variation.draw(row).1);
+            // The first token of a row is predicted by nothing.
+            (1..example.ids.len()).filter(|&i| self.counts(example, i)).count()
+        };
+        rows.iter().map(count).sum()
+    }
+
+    fn counts(&self, example: &Example, i: usize) -> bool {
+        let start = match self.loss {
+            LossOver::All => 0,
+            LossOver::Answer => example.answer_start,
+        };
+        let id = example.ids[i];
+        i >= start && id != self.image_id && id != self.pad_id
+    }
+
     /// Training samples `rows` of `samples`, varied.
     pub fn vary(
         &self,
-        samples: &[Sample],
+        samples: &[Sample<'_>],
         rows: &[usize],
         variation: &Variation,
         device: &Device,
     ) -> Result<Batch> {
         let chosen = rows.iter().map(|&row| {
-            let mut rng = stream(variation.seed, CHANGES, variation.epoch, row);
-            let with_case = rng.uniform() >= variation.case_dropout;
+            let (mut rng, with_case) = variation.draw(row);
             let sample = &samples[row];
             (sample, with_case, sample.pixels(&variation.augmentation, &mut rng))
         });
@@ -83,13 +110,13 @@ impl Collation {
     }
 
     /// Samples as they are, all with or all without their clinical case.
-    pub fn plain(&self, samples: &[Sample], with_case: bool, device: &Device) -> Result<Batch> {
+    pub fn plain(&self, samples: &[Sample<'_>], with_case: bool, device: &Device) -> Result<Batch> {
         self.gather(samples.iter().map(|s| (s, with_case, s.tiles().normalised())), device)
     }
 
     fn gather<'s>(
         &self,
-        chosen: impl Iterator<Item = (&'s Sample, bool, Vec<f32>)>,
+        chosen: impl Iterator<Item = (&'s Sample<'s>, bool, Vec<f32>)>,
         device: &Device,
     ) -> Result<Batch> {
         let (mut examples, mut pixels, mut tiles, mut edge) = (Vec::new(), Vec::new(), 0, 0);
@@ -102,15 +129,9 @@ impl Collation {
         let longest = examples.iter().map(|e| e.ids.len()).max().unwrap_or(0);
         let (mut ids, mut labels) = (Vec::new(), Vec::new());
         for example in &examples {
-            let start = match self.loss {
-                LossOver::All => 0,
-                LossOver::Answer => example.answer_start,
-            };
             ids.extend(&example.ids);
-            labels.extend(example.ids.iter().enumerate().map(|(i, &id)| {
-                let counts = i >= start && id != self.image_id && id != self.pad_id;
-                if counts { id as i32 } else { IGNORE }
-            }));
+            let label = |(i, &id): (usize, &u32)| if self.counts(example, i) { id as i32 } else { IGNORE };
+            labels.extend(example.ids.iter().enumerate().map(label));
             let padding = longest - example.ids.len();
             ids.extend(std::iter::repeat_n(self.pad_id, padding));
             labels.extend(std::iter::repeat_n(IGNORE, padding));

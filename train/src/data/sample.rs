@@ -2,7 +2,7 @@
 
 use engine::Rng;
 use model::config::Config;
-use model::image::{DecodeOptions, Processor, Tiles, decode_file};
+use model::image::{DecodeOptions, Idefics3Processor, Tiles, decode_file};
 use model::prompt::report::{Limit, message};
 use model::prompt::{Example, PromptEncoder};
 
@@ -12,16 +12,16 @@ use crate::config::Augmentation;
 use crate::error::{Error, Result};
 
 /// A row, ready for a batch. Pixels are kept as bytes: a float per pixel would be four times that.
-pub struct Sample {
+pub struct Sample<'p> {
     /// Id of the row.
     pub id: String,
-    tiles: Tiles,
+    tiles: Tiles<'p>,
     with_case: Example,
     /// `None` where the row has no case to leave out.
     without_case: Option<Example>,
 }
 
-impl Sample {
+impl<'p> Sample<'p> {
     /// Question and answer, with or without the clinical case.
     pub fn example(&self, with_case: bool) -> &Example {
         match &self.without_case {
@@ -31,7 +31,7 @@ impl Sample {
     }
 
     /// Tiles of its image.
-    pub fn tiles(&self) -> &Tiles {
+    pub fn tiles(&self) -> &Tiles<'p> {
         &self.tiles
     }
 
@@ -51,14 +51,14 @@ pub struct Preparation<'a> {
     /// Messages to ids.
     pub encoder: &'a PromptEncoder<'a>,
     /// Images to tiles.
-    pub processor: &'a Processor,
+    pub processor: &'a Idefics3Processor,
     /// Sizes of the model.
     pub config: &'a Config,
     /// Scalar values of the clinical case that are kept.
     pub case_limit: usize,
 }
 
-impl Preparation<'_> {
+impl<'a> Preparation<'a> {
     /// Samples of `cases`, and those that could not be made. `done` is called after each.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Preparation<'_> {
         &self,
         cases: impl Iterator<Item = &'c Case>,
         mut done: impl FnMut(),
-    ) -> Result<(Vec<Sample>, Vec<BadRow>)> {
+    ) -> Result<(Vec<Sample<'a>>, Vec<BadRow>)> {
         let (mut samples, mut bad) = (Vec::new(), Vec::new());
         for case in cases {
             match self.one(case) {
@@ -79,7 +79,7 @@ impl Preparation<'_> {
         if samples.is_empty() { Err(all_bad(&bad)) } else { Ok((samples, bad)) }
     }
 
-    fn one(&self, case: &Case) -> Result<Sample> {
+    fn one(&self, case: &Case) -> Result<Sample<'a>> {
         let image = decode_file(&case.image, &DecodeOptions::default())
             .map_err(|e| Error::Data(e.to_string()))?;
         let tiles = self.processor.process(&image);
