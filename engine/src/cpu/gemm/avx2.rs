@@ -35,20 +35,16 @@ unsafe fn tile(
                 sums[i][j] = _mm256_loadu_ps(init.add(i * init_rs + 8 * j));
             }
         }
-        let mut rows = [a, a.add(3 * a_row)];
         for w in 0..words {
             let mut bs = [_mm256_setzero_ps(); NV];
             for j in 0..NV {
                 bs[j] = _mm256_loadu_ps(b.add(w * NR + 8 * j).cast());
             }
-            for (g, row) in rows.iter_mut().enumerate() {
-                for r in 0..3 {
-                    let a = _mm256_set1_ps(row.add(r * a_row).cast::<f32>().read_unaligned());
-                    for j in 0..NV {
-                        sums[3 * g + r][j] = _mm256_fmadd_ps(a, bs[j], sums[3 * g + r][j]);
-                    }
+            for i in 0..MR {
+                let a = _mm256_set1_ps(a.add(i * a_row + w * a_step).cast::<f32>().read_unaligned());
+                for j in 0..NV {
+                    sums[i][j] = _mm256_fmadd_ps(a, bs[j], sums[i][j]);
                 }
-                *row = row.wrapping_add(a_step);
             }
         }
         for i in 0..MR {
