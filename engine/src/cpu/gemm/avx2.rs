@@ -2,9 +2,12 @@
 //!
 //! Register tile 6×16: twelve sums, two vectors of B and a broadcast fill 15 of 16 registers.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::{DType, Float};
 
@@ -41,7 +44,7 @@ unsafe fn tile(
                 bs[j] = _mm256_loadu_ps(b.add(w * NR + 8 * j).cast());
             }
             for i in 0..MR {
-                let a = _mm256_set1_ps(a.add(i * a_row + w * a_step).cast::<f32>().read_unaligned());
+                let a = _mm256_set1_ps(f32::from_bits(word(a, i * a_row + w * a_step)));
                 for j in 0..NV {
                     sums[i][j] = _mm256_fmadd_ps(a, bs[j], sums[i][j]);
                 }

@@ -8,11 +8,14 @@
 //! steps to nearest even; the FMA paths round once per product and keep subnormals. So the paths agree
 //! within rounding, not in bits.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::Float;
 
@@ -53,8 +56,7 @@ macro_rules! tile {
                         bs[j] = _mm512_loadu_si512(b.add(w * NR + 16 * j).cast());
                     }
                     for i in 0..MR {
-                        let word = a.add(i * a_row + w * a_step).cast::<i32>();
-                        let $a = _mm512_set1_epi32(word.read_unaligned());
+                        let $a = _mm512_set1_epi32(word(a, i * a_row + w * a_step) as i32);
                         for j in 0..NV {
                             let ($sum, $b) = (sums[i][j], bs[j]);
                             sums[i][j] = $fma;
@@ -207,12 +209,12 @@ macro_rules! dots {
             // SAFETY: the promises of `Kernel::dots`; the last load is masked to `k`; a prefetch does not fault.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); M]; R];
-                for from in (0..k).step_by(16 * L::DEPTH) {
+                let mut step = |from: usize, left: usize| {
                     let mut rows = [_mm512_setzero_si512(); R];
                     for r in 0..R {
                         let row = w[r].add(from);
                         _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(AHEAD));
-                        rows[r] = L::load(row, k - from);
+                        rows[r] = L::load(row, left);
                     }
                     for m in 0..M {
                         let $a = _mm512_loadu_si512(x.add(m * xs + from / L::DEPTH).cast());
@@ -221,6 +223,14 @@ macro_rules! dots {
                             sums[r][m] = $fma;
                         }
                     }
+                };
+                // The last step alone needs a mask, which a constant length lets the others do without.
+                let whole = k - k % (16 * L::DEPTH);
+                for from in (0..whole).step_by(16 * L::DEPTH) {
+                    step(from, 16 * L::DEPTH);
+                }
+                if whole < k {
+                    step(whole, k - whole);
                 }
                 let mut out = [[0.0; M]; R];
                 for r in 0..R {
