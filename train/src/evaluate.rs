@@ -71,7 +71,7 @@ pub fn generate_reports<'c>(
         let messages = [message(text, Limit::default())];
         let prompt = bundle.prompt(&messages, &[processor.process(&image)])?;
         let (mut answers, _) =
-            generate(bundle.decoder(), &bundle.tokenizer, &[prompt], &options, &mut |_, _| {
+            generate(bundle.decoder(), Some(&bundle.tokenizer), &[prompt], &options, &mut |_, _| {
                 ControlFlow::Continue(())
             })
             .map_err(|e| bundle.explain(e))?;
