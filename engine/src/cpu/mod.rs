@@ -12,6 +12,7 @@ mod walk;
 mod adamw;
 mod affine;
 mod argmax;
+mod attention;
 mod binary;
 mod cast;
 mod concat;
