@@ -1,9 +1,10 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
-pub mod gemm;
 pub mod flash;
+pub mod gemm;
 pub mod isa;
+mod math;
 mod multiversion;
 mod rows;
 pub mod threads;
