@@ -3,6 +3,9 @@
 
 mod affine;
 mod binary;
+mod gated_silu;
+mod gelu;
+mod layer_norm;
 mod matmul;
 mod reduce;
 mod rms_norm;
@@ -12,6 +15,9 @@ mod view;
 
 pub(crate) use affine::affine;
 pub(crate) use binary::binary;
+pub(crate) use gated_silu::gated_silu;
+pub(crate) use gelu::gelu;
+pub(crate) use layer_norm::layer_norm;
 pub(crate) use matmul::matmul;
 pub(crate) use reduce::{max, sum};
 pub(crate) use rms_norm::rms_norm;
