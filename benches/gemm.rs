@@ -45,7 +45,7 @@ fn time(mut f: impl FnMut()) -> Seconds {
 
 /// What the machine can do at most on the pool's threads.
 mod peak {
-    use super::*;
+    use super::{DType, Seconds, black_box, threads, time};
 
     /// Operations a second of multiply-adds on registers.
     pub(super) fn flops(dtype: DType) -> f64 {
@@ -113,9 +113,9 @@ mod peak {
     /// Bytes a second read from `bytes` of memory, four streams a thread.
     pub(super) fn read(bytes: usize) -> Seconds {
         const TASKS: usize = 16;
-        // Lines of eight words; streams are an odd number of lines long, lest they share cache sets.
-        let stretch = (bytes / 64 / TASKS / 4) | 1;
-        let data = vec![[1u64; 8]; TASKS * 4 * stretch];
+        // Streams are an odd number of pairs of lines long, lest they share cache sets.
+        let stretch = (bytes / size_of::<Lines>() / TASKS / 4) | 1;
+        let data = vec![[1u64; 16]; TASKS * 4 * stretch];
         let took = time(|| {
             threads::parallel_for(TASKS, |i| {
                 let part = &data[i * 4 * stretch..][..4 * stretch];
@@ -132,23 +132,37 @@ mod peak {
         Seconds { median: took.median * per_byte, min: took.min * per_byte }
     }
 
+    type Lines = [u64; 16];
+
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn streams_512(part: &[[u64; 8]]) -> u64 {
-        streams(part)
+    fn streams_512(part: &[Lines]) -> i64 {
+        use std::arch::x86_64::{
+            _mm512_loadu_si512, _mm512_reduce_add_epi64, _mm512_setzero_si512, _mm512_xor_si512,
+        };
+        let stretch = part.len() / 4;
+        let mut sums = [_mm512_setzero_si512(); 8];
+        for i in 0..stretch {
+            for s in 0..4 {
+                let lines = part[s * stretch + i].as_ptr();
+                for half in 0..2 {
+                    // SAFETY: sixteen words.
+                    let line = unsafe { _mm512_loadu_si512(lines.add(8 * half).cast()) };
+                    sums[2 * s + half] = _mm512_xor_si512(sums[2 * s + half], line);
+                }
+            }
+        }
+        sums.into_iter().map(|sum| _mm512_reduce_add_epi64(sum)).fold(0, i64::wrapping_add)
     }
 
-    #[inline(always)]
-    fn streams(part: &[[u64; 8]]) -> u64 {
-        let (left, right) = part.split_at(part.len() / 2);
-        let ((a, b), (c, d)) = (left.split_at(left.len() / 2), right.split_at(right.len() / 2));
-        let mut sums = [[0u64; 8]; 4];
-        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-            for j in 0..8 {
-                sums[0][j] ^= a[j];
-                sums[1][j] ^= b[j];
-                sums[2][j] ^= c[j];
-                sums[3][j] ^= d[j];
+    fn streams(part: &[Lines]) -> u64 {
+        let stretch = part.len() / 4;
+        let mut sums = [[0u64; 16]; 4];
+        for i in 0..stretch {
+            for (s, sums) in sums.iter_mut().enumerate() {
+                for (sum, x) in sums.iter_mut().zip(&part[s * stretch + i]) {
+                    *sum ^= x;
+                }
             }
         }
         sums.iter().flatten().fold(0, |a, b| a ^ b)

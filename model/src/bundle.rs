@@ -111,7 +111,7 @@ impl Files {
 
 impl Bundle {
     /// Opens a folder in Hugging Face layout or a GGUF file. Weights become `dtype`, or stay as the file
-    /// has them (block-quantised ones become f32, which holds their values exactly).
+    /// has them (f16 and block-quantised ones become f32, which holds their values exactly).
     pub fn open(path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
         if path.is_dir() {
             let weights = Weights::open(path)?;
@@ -349,7 +349,8 @@ fn gguf_name(name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{part}.weight"))
 }
 
-fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
+/// The sizes of the model in a GGUF file.
+pub fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
     let architecture = meta.required("general.architecture", gguf::Metadata::str)?;
     if architecture != "llama" {
         return Err(Error::Input(format!(

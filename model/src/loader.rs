@@ -18,7 +18,7 @@ enum Source {
 pub struct Loader {
     source: Source,
     device: Device,
-    /// Convert floating tensors to this type; `None` keeps what the file has.
+    /// Convert floating tensors to this type; `None` keeps what the file has, except that f16 becomes f32.
     dtype: Option<DType>,
     trainable: bool,
     given: Mutex<Vec<(String, Tensor)>>,
@@ -133,6 +133,8 @@ impl Loader {
                     Tensor::from_mapped(entry.mapping(), entry.range(), dims, stored, &self.device)?;
                 match self.dtype {
                     Some(dtype) if dtype != stored => tensor.to_dtype(dtype)?,
+                    // Products take f32 and bf16; bf16 would drop three bits of an f16.
+                    None if stored == DType::F16 => tensor.to_dtype(DType::F32)?,
                     _ => tensor,
                 }
             }

@@ -76,10 +76,9 @@ fn what_cannot_be_written_is_refused() {
 #[test]
 fn a_mapped_file_is_read_only() {
     let device = Device::cpu();
-    let mut file = tempfile::tempfile().unwrap();
-    std::io::Write::write_all(&mut file, &[0; 64]).unwrap();
-    // SAFETY: nobody else has the anonymous file, and it is not changed.
-    let map = std::sync::Arc::new(unsafe { memmap2::Mmap::map(&file) }.unwrap());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [0; 64]).unwrap();
+    let map = engine::weights::Mapping::open(file.path()).unwrap();
     let t = Tensor::from_mapped(&map, 16..32, &[4], DType::F32, &device).unwrap();
     assert_eq!(t.to_f64_vec().unwrap(), [0.0; 4]);
     let message = text(t.write(&Tensor::zeros(&[4], DType::F32, &device).unwrap()));

@@ -34,7 +34,12 @@ fn backward<T: Float>(inputs: &[Input<'_, Cpu>], outputs: &mut [Output<'_, Cpu>]
 }
 
 impl Kernel<GatedSiluGrad> for Cpu {
-    fn run(&self, _: &GatedSiluGrad, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
+    fn run(
+        &self,
+        _: &GatedSiluGrad,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
         float_type!(inputs[0].dtype, T => backward::<T>(inputs, outputs))
     }
 }

@@ -17,7 +17,9 @@ fn erf(x: f32) -> f32 {
     // Abramowitz & Stegun 7.1.26 in f64 arithmetic: absolute error below 1.5e-7.
     let a = f64::from(x.abs());
     let t = 1.0 / (1.0 + 0.327_591_1 * a);
-    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     ((1.0 - poly * (-a * a).exp()) as f32).copysign(x)
 }
 

@@ -34,7 +34,12 @@ fn forward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, C
 }
 
 impl Kernel<LayerNorm> for Cpu {
-    fn run(&self, op: &LayerNorm, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
+    fn run(
+        &self,
+        op: &LayerNorm,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
         float_type!(inputs[0].dtype, T => forward::<T>(op.eps, inputs, &mut outputs[0]))
     }
 }
@@ -77,7 +82,12 @@ fn backward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], outputs: &mut [Output
 }
 
 impl Kernel<LayerNormGrad> for Cpu {
-    fn run(&self, op: &LayerNormGrad, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
+    fn run(
+        &self,
+        op: &LayerNormGrad,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
         float_type!(inputs[0].dtype, T => backward::<T>(op.eps, inputs, outputs))
     }
 }

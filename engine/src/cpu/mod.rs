@@ -1,8 +1,8 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
-pub mod gemm;
 pub mod flash;
+pub mod gemm;
 pub mod isa;
 mod multiversion;
 mod rows;
@@ -12,6 +12,7 @@ mod walk;
 mod adamw;
 mod affine;
 mod argmax;
+mod attention;
 mod binary;
 mod cast;
 mod concat;

@@ -2,9 +2,12 @@
 //!
 //! Register tile 6×16: twelve sums, two vectors of B and a broadcast fill 15 of 16 registers.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::{DType, Float};
 
@@ -35,20 +38,16 @@ unsafe fn tile(
                 sums[i][j] = _mm256_loadu_ps(init.add(i * init_rs + 8 * j));
             }
         }
-        let mut rows = [a, a.add(3 * a_row)];
         for w in 0..words {
             let mut bs = [_mm256_setzero_ps(); NV];
             for j in 0..NV {
                 bs[j] = _mm256_loadu_ps(b.add(w * NR + 8 * j).cast());
             }
-            for (g, row) in rows.iter_mut().enumerate() {
-                for r in 0..3 {
-                    let a = _mm256_set1_ps(row.add(r * a_row).cast::<f32>().read_unaligned());
-                    for j in 0..NV {
-                        sums[3 * g + r][j] = _mm256_fmadd_ps(a, bs[j], sums[3 * g + r][j]);
-                    }
+            for i in 0..MR {
+                let a = _mm256_set1_ps(f32::from_bits(word(a, i * a_row + w * a_step)));
+                for j in 0..NV {
+                    sums[i][j] = _mm256_fmadd_ps(a, bs[j], sums[i][j]);
                 }
-                *row = row.wrapping_add(a_step);
             }
         }
         for i in 0..MR {

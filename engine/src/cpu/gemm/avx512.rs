@@ -8,11 +8,14 @@
 //! steps to nearest even; the FMA paths round once per product and keep subnormals. So the paths agree
 //! within rounding, not in bits.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::Float;
 
@@ -47,22 +50,17 @@ macro_rules! tile {
                         sums[i][j] = _mm512_loadu_ps(init.add(i * init_rs + 16 * j));
                     }
                 }
-                // Three pointers, a stride and its triple: addresses that fit the registers there are.
-                let mut rows = [a, a.add(4 * a_row), a.add(8 * a_row)];
                 for w in 0..words {
                     let mut bs = [_mm512_setzero_si512(); NV];
                     for j in 0..NV {
                         bs[j] = _mm512_loadu_si512(b.add(w * NR + 16 * j).cast());
                     }
-                    for (g, row) in rows.iter_mut().enumerate() {
-                        for r in 0..4 {
-                            let $a = _mm512_set1_epi32(row.add(r * a_row).cast::<i32>().read_unaligned());
-                            for j in 0..NV {
-                                let ($sum, $b) = (sums[4 * g + r][j], bs[j]);
-                                sums[4 * g + r][j] = $fma;
-                            }
+                    for i in 0..MR {
+                        let $a = _mm512_set1_epi32(word(a, i * a_row + w * a_step) as i32);
+                        for j in 0..NV {
+                            let ($sum, $b) = (sums[i][j], bs[j]);
+                            sums[i][j] = $fma;
                         }
-                        *row = row.wrapping_add(a_step);
                     }
                 }
                 for i in 0..MR {
@@ -174,12 +172,15 @@ unsafe fn pack_along_k<T, L: Load<T>>(
         for from in (0..words).step_by(16) {
             let left = k - from * L::DEPTH;
             // SAFETY: rows beyond `lanes` have an empty mask and the others one that ends at `k`; stores
-            // are masked to the `width` words of a step and end at step `words`.
+            // are masked to the `width` words of a step and end at step `words`; a prefetch does not fault.
             unsafe {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (i, row) in rows.iter_mut().enumerate() {
                     if first + i < lanes {
-                        *row = L::load(src.add((first + i) * stride + from * L::DEPTH), left);
+                        let src = src.add((first + i) * stride + from * L::DEPTH);
+                        // The next group's row: these are many short streams, which hardware does not foresee.
+                        _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(16 * stride).cast());
+                        *row = L::load(src, left);
                     }
                 }
                 let columns = transpose(rows);
@@ -208,12 +209,12 @@ macro_rules! dots {
             // SAFETY: the promises of `Kernel::dots`; the last load is masked to `k`; a prefetch does not fault.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); M]; R];
-                for from in (0..k).step_by(16 * L::DEPTH) {
+                let mut step = |from: usize, left: usize| {
                     let mut rows = [_mm512_setzero_si512(); R];
                     for r in 0..R {
                         let row = w[r].add(from);
                         _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(AHEAD));
-                        rows[r] = L::load(row, k - from);
+                        rows[r] = L::load(row, left);
                     }
                     for m in 0..M {
                         let $a = _mm512_loadu_si512(x.add(m * xs + from / L::DEPTH).cast());
@@ -222,6 +223,14 @@ macro_rules! dots {
                             sums[r][m] = $fma;
                         }
                     }
+                };
+                // The last step alone needs a mask, which a constant length lets the others do without.
+                let whole = k - k % (16 * L::DEPTH);
+                for from in (0..whole).step_by(16 * L::DEPTH) {
+                    step(from, 16 * L::DEPTH);
+                }
+                if whole < k {
+                    step(whole, k - whole);
                 }
                 let mut out = [[0.0; M]; R];
                 for r in 0..R {

@@ -87,6 +87,16 @@ pub(super) trait Kernel<T: Float> {
     ) -> [[f32; M]; R];
 }
 
+/// The word of A at `offset` bytes: elements in place may be aligned to two bytes only.
+///
+/// # Safety
+/// Four bytes are readable there.
+#[inline(always)]
+pub(super) unsafe fn word(a: *const u8, offset: usize) -> u32 {
+    // SAFETY: by the caller's promise.
+    u32::from_ne_bytes(unsafe { a.add(offset).cast::<[u8; 4]>().read() })
+}
+
 /// A growing buffer on cache-line boundaries.
 #[derive(Default)]
 pub(super) struct Words(Vec<Line>);

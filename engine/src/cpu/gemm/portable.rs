@@ -1,6 +1,6 @@
 //! Plain Rust, written so that the compiler vectorises it for its baseline target.
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::{DType, Float};
 
@@ -51,7 +51,7 @@ impl<T: Float> Kernel<T> for Plain {
             let b = unsafe { b.add(w * NR).cast::<[f32; NR]>().read() };
             let a: [f32; MR] = std::array::from_fn(|i| {
                 // SAFETY: as above.
-                unsafe { a.add(i * a_row + w * a_step).cast::<f32>().read_unaligned() }
+                f32::from_bits(unsafe { word(a, i * a_row + w * a_step) })
             });
             for (sums, a) in sums.iter_mut().zip(a) {
                 for (sum, b) in sums.iter_mut().zip(b) {

@@ -124,7 +124,8 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
         for ip in 0..mp {
             let i = ip * K::MR;
             let valid_rows = K::MR.min(rows - i);
-            let in_place = K::IN_PLACE && g.a.cs == 1 && valid_rows == K::MR && k.is_multiple_of(K::DEPTH);
+            let in_place =
+                K::IN_PLACE && k > 0 && g.a.cs == 1 && valid_rows == K::MR && k.is_multiple_of(K::DEPTH);
             let (a_panel, a_row, a_step) = if in_place {
                 (a.data[(m0 + i) * g.a.rs + from..].as_ptr().cast(), g.a.rs * size_of::<T>(), 4)
             } else {
