@@ -9,7 +9,8 @@ const OPTIONAL: [&str; 4] =
     ["chat_template.jinja", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json"];
 
 fn main() {
-    let folder = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("assets/demo");
+    let folder =
+        PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("assets/demo");
     println!("cargo::rerun-if-changed=cli/build.rs");
     println!("cargo::rerun-if-changed=assets/demo");
     let missing: Vec<_> = NEEDED.iter().filter(|name| !folder.join(name).is_file()).collect();

@@ -71,7 +71,10 @@ impl Devices {
         let cores = cpu.cores.map_or_else(String::new, |n| format!("{n} cores, "));
         let memory = cpu.memory_bytes.zip(cpu.memory_available_bytes);
         let mut rows = vec![
-            vec!["cpu".into(), format!("{} ({})", cpu.name.as_deref().unwrap_or("unknown"), cpu.architecture)],
+            vec![
+                "cpu".into(),
+                format!("{} ({})", cpu.name.as_deref().unwrap_or("unknown"), cpu.architecture),
+            ],
             vec![
                 "  threads".into(),
                 format!("{cores}{} hardware threads; {} in use", cpu.hardware_threads, cpu.threads_in_use),

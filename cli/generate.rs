@@ -104,7 +104,11 @@ pub(crate) fn run(args: &GenerateArgs, global: &Global) -> Result<ExitCode> {
         if stream && failed.is_none() {
             failed = output::text(piece).err();
         }
-        if failed.is_some() || interrupt::asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if failed.is_some() || interrupt::asked() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     let (answers, timings) = generated.map_err(|e| bundle.explain(e))?;
     if let Some(error) = failed {
@@ -154,7 +158,9 @@ impl GenerateArgs {
         let mut texts = self.prompt.clone();
         if let Some(text) = texts.iter_mut().find(|text| *text == "-") {
             text.clear();
-            std::io::stdin().read_to_string(text).context("--prompt -: stdin cannot be read as UTF-8 text")?;
+            std::io::stdin()
+                .read_to_string(text)
+                .context("--prompt -: stdin cannot be read as UTF-8 text")?;
         }
         Ok(texts)
     }
@@ -248,7 +254,11 @@ fn log(bundle: &Bundle, answers: &[Generation], embedding: Duration, timings: &T
         timings.prefill_rate()
     );
     if let Some(rate) = timings.decode_rate() {
-        tracing::info!("{} steps of {} sequences, {rate:.1} tokens/s each", timings.decode_steps, answers.len());
+        tracing::info!(
+            "{} steps of {} sequences, {rate:.1} tokens/s each",
+            timings.decode_steps,
+            answers.len()
+        );
     }
     let process = system::peak_resident().map_or_else(|| "unknown".into(), output::bytes);
     let tensors = output::bytes(bundle.device().memory().total().peak as u64);

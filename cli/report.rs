@@ -67,8 +67,9 @@ impl ReportArgs {
     fn clinical_case(&self) -> Result<Option<String>> {
         let text = match (&self.case, &self.case_file) {
             (Some(text), _) => text.clone(),
-            (None, Some(path)) => fs::read_to_string(path)
-                .with_context(|| format!("{}: the clinical case cannot be read as UTF-8 text", path.display()))?,
+            (None, Some(path)) => fs::read_to_string(path).with_context(|| {
+                format!("{}: the clinical case cannot be read as UTF-8 text", path.display())
+            })?,
             (None, None) => return Ok(None),
         };
         let length = text.trim().chars().count();
@@ -114,7 +115,10 @@ fn single(reader: &Reader<'_>, path: &Path, global: &Global, started: Instant) -
             Ok(interrupt::exit_code())
         }
         Finish::Length => {
-            tracing::warn!("the answer was cut after {} tokens; --max-new-tokens gives it more", answer.tokens);
+            tracing::warn!(
+                "the answer was cut after {} tokens; --max-new-tokens gives it more",
+                answer.tokens
+            );
             Ok(ExitCode::SUCCESS)
         }
         _ => Ok(ExitCode::SUCCESS),

@@ -32,7 +32,8 @@ impl Lines {
                 bail!("{name}: exists already; --resume goes on with it, or name another file")
             }
             Ok(text) => {
-                kept = Kept::of(&text).with_context(|| format!("{name}: not the output of an earlier run"))?;
+                kept =
+                    Kept::of(&text).with_context(|| format!("{name}: not the output of an earlier run"))?;
                 if kept.text != text {
                     replace_file(path, |file| {
                         let written = file.write_all(kept.text.as_bytes());

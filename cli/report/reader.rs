@@ -88,8 +88,7 @@ impl<'a> Reader<'a> {
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Answer, Failure> {
         let started = Instant::now();
-        let image =
-            decode_file(path, &DecodeOptions::default()).map_err(|e| Failure::Image(e.into()))?;
+        let image = decode_file(path, &DecodeOptions::default()).map_err(|e| Failure::Image(e.into()))?;
         let tiles = self.processor.process(&image);
         let image = started.elapsed();
         let started = Instant::now();

@@ -79,7 +79,11 @@ impl Config {
     fn multiplied(&self, part: Part) -> u64 {
         let matrix = |shape: &[usize], name: &str| shape.len() > 1 && !name.contains("position_embedding");
         let tensors = self.tensors();
-        tensors.iter().filter(|t| t.part == part && matrix(&t.shape, &t.name)).map(super::TensorShape::elements).sum()
+        tensors
+            .iter()
+            .filter(|t| t.part == part && matrix(&t.shape, &t.name))
+            .map(super::TensorShape::elements)
+            .sum()
     }
 }
 
