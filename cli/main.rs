@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod open;
 mod output;
+mod parity;
 mod report;
 mod system;
 
@@ -41,6 +42,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
     Devices(devices::DevicesArgs),
+    Parity(parity::ParityArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args, &cli.global),
         Command::Inspect(args) => inspect::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
+        Command::Parity(args) => parity::run(&args, &cli.global),
     };
     result.unwrap_or_else(|error| {
         // Whoever reads the output has seen enough (`roentgen … | head`): no failure.
