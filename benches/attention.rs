@@ -1,8 +1,9 @@
 //! Attention kernels against this machine's own peak: `cargo bench --bench attention [-- FILTER]`.
 //!
-//! The peak is that of a loop of multiply-adds on registers, on all threads, measured in the same run. It
-//! counts 4·B·H·Sq·Sk·D floating-point operations forward (half of it under a causal mask) and 2.5 times
-//! that backward, as the FlashAttention papers do. Decoding is counted in bytes of K and V.
+//! The peak is that of a loop of multiply-adds on registers, on all threads. It is probed before each run,
+//! since clocks and neighbours change, and the share of it is the median of the runs' shares. Counted are
+//! 4·B·H·Sq·Sk·D floating-point operations forward (half of it under a causal mask) and 2.5 times that
+//! backward, as the FlashAttention papers do. Decoding is counted in bytes of K and V.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -19,12 +20,13 @@ const RUNS: usize = 9;
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     println!("{} threads, {}", threads(), isa().name());
-    let peak = [DType::F32, DType::BF16].map(|dtype| {
-        let flops = peak_flops(dtype);
-        println!("register peak {dtype}: {:.0} GFLOP/s", flops / 1e9);
-        flops
-    });
-    println!("{:<44} {:>8} {:>8} {:>8}  {:>9} {:>6}", "", "median", "min", "max", "", "peak");
+    for dtype in [DType::F32, DType::BF16] {
+        println!(
+            "register peak {dtype}: {:.0} GFLOP/s",
+            (0..RUNS).map(|_| peak_flops(dtype)).fold(0.0, f64::max) / 1e9
+        );
+    }
+    println!("{:<44} {:>8} {:>8} {:>8}  {:>14} {:>4}", "", "median", "min", "max", "rate", "peak");
     let shapes = [
         // SmolVLM-256M vision, 2.2B vision, the shape of the published anchors, text prefills.
         Shape { name: "vision 256M", b: 1, s: 1024, hq: 12, hkv: 12, d: 64, causal: false },
@@ -37,8 +39,8 @@ fn main() {
         Shape { name: "prefill 2.2B, 17 tiles", b: 1, s: 1560, hq: 32, hkv: 32, d: 64, causal: true },
     ];
     for shape in shapes {
-        passes::<bf16>(&shape, &filter, peak[1]);
-        passes::<f32>(&shape, &filter, peak[0]);
+        passes::<bf16>(&shape, &filter);
+        passes::<f32>(&shape, &filter);
     }
     for (s, hq, hkv) in [(164, 9, 3), (1024, 9, 3), (1024, 32, 32), (16384, 32, 32), (16384, 32, 8)] {
         decode::<bf16>(s, hq, hkv, &filter);
@@ -56,7 +58,7 @@ struct Shape {
     causal: bool,
 }
 
-fn passes<T: Float>(shape: &Shape, filter: &str, peak: f64) {
+fn passes<T: Float>(shape: &Shape, filter: &str) {
     let &Shape { b, s, hq, hkv, d, causal, .. } = shape;
     let name = format!("{} {} B{b} H{hq}/{hkv} S{s} D{d}", shape.name, T::DTYPE);
     if !name.contains(filter) {
@@ -70,13 +72,13 @@ fn passes<T: Float>(shape: &Shape, filter: &str, peak: f64) {
     let [k_view, v_view] = [&k, &v].map(|x| View::contiguous(x, k_shape));
     let (mut out, mut lse) = (q.clone(), vec![0.0; b * hq * s]);
     let flops = 4.0 * (b * hq * s * s * d) as f64 / if causal { 2.0 } else { 1.0 };
-    let times = measure(|| forward(params, q_view, k_view, v_view, None, &mut out, &mut lse));
-    report(&format!("{name} fwd"), times, flops, Some(peak));
+    report(&format!("{name} fwd"), flops, Some(T::DTYPE), || {
+        forward(params, q_view, k_view, v_view, None, &mut out, &mut lse);
+    });
     let (mut dq, mut dk, mut dv) = (q.clone(), k.clone(), v.clone());
-    let times = measure(|| {
+    report(&format!("{name} bwd"), 2.5 * flops, Some(T::DTYPE), || {
         backward(params, q_view, k_view, v_view, None, &out, &lse, dout_view, &mut dq, &mut dk, &mut dv);
     });
-    report(&format!("{name} bwd"), times, 2.5 * flops, Some(peak));
 }
 
 fn decode<T: Float>(s: usize, hq: usize, hkv: usize, filter: &str) {
@@ -93,37 +95,39 @@ fn decode<T: Float>(s: usize, hq: usize, hkv: usize, filter: &str) {
     let (mut out, mut lse) = (q.clone(), vec![0.0; hq]);
     let q_view = View::contiguous(&q, [1, 1, hq, D]);
     let (k_view, v_view) = (View::new(&k, shape, strides), View::new(&v, shape, strides));
-    let times = measure(|| forward(params, q_view, k_view, v_view, None, &mut out, &mut lse));
-    report(&name, times, (2 * s * hkv * D * T::DTYPE.size()) as f64, None);
+    let bytes = (2 * s * hkv * D * T::DTYPE.size()) as f64;
+    report(&name, bytes, None, || forward(params, q_view, k_view, v_view, None, &mut out, &mut lse));
 }
 
-/// One line: times, and either GFLOP/s and share of the peak, or GB/s.
-fn report(name: &str, times: [f64; 3], work: f64, peak: Option<f64>) {
-    let [median, min, max] = times.map(|t| t * 1e6);
-    let rate = work / times[0];
-    print!("{name:<44} {median:>6.0}us {min:>6.0}us {max:>6.0}us  ");
-    match peak {
-        Some(peak) => println!("{:>6.0} GFLOP/s {:>3.0}%", rate / 1e9, 100.0 * rate / peak),
-        None => println!("{:>6.1} GB/s", rate / 1e9),
-    }
-}
-
-/// Median, minimum and maximum seconds of a call, of runs that each take some milliseconds.
-fn measure(mut f: impl FnMut()) -> [f64; 3] {
+/// Measures and prints one line: median, minimum and maximum time of a call, then GFLOP/s and the share of
+/// the type's peak, or GB/s.
+fn report(name: &str, work: f64, peak: Option<DType>, mut f: impl FnMut()) {
     f();
-    let start = Instant::now();
-    f();
-    let calls = (0.02 / start.elapsed().as_secs_f64()).ceil().clamp(1.0, 1e4) as usize;
-    let mut times = [0.0; RUNS];
-    for time in &mut times {
-        let start = Instant::now();
-        for _ in 0..calls {
-            f();
-        }
-        *time = start.elapsed().as_secs_f64() / calls as f64;
+    let once = seconds(&mut f);
+    // Runs take some milliseconds each.
+    let calls = (0.02 / once).ceil().clamp(1.0, 1e4) as usize;
+    let (mut times, mut shares) = ([0.0; RUNS], [0.0; RUNS]);
+    for (time, share) in times.iter_mut().zip(&mut shares) {
+        let peak = peak.map(peak_flops);
+        *time = seconds(|| (0..calls).for_each(|_| f())) / calls as f64;
+        *share = peak.map_or(0.0, |peak| work / *time / peak);
     }
     times.sort_by(f64::total_cmp);
-    [times[RUNS / 2], times[0], times[RUNS - 1]]
+    shares.sort_by(f64::total_cmp);
+    let [median, min, max] = [times[RUNS / 2], times[0], times[RUNS - 1]].map(|t| t * 1e6);
+    let rate = work / times[RUNS / 2] / 1e9;
+    print!("{name:<44} {median:>6.0}us {min:>6.0}us {max:>6.0}us  ");
+    match peak {
+        Some(_) => println!("{rate:>6.0} GFLOP/s {:>4.0}%", 100.0 * shares[RUNS / 2]),
+        None => println!("{rate:>6.1} GB/s"),
+    }
+}
+
+/// Wall time of one call.
+fn seconds(f: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    f();
+    start.elapsed().as_secs_f64()
 }
 
 fn noise<T: Float>(shape: &[usize], seed: u32) -> Vec<T> {
@@ -136,19 +140,20 @@ fn noise<T: Float>(shape: &[usize], seed: u32) -> Vec<T> {
     std::iter::repeat_with(next).take(len).collect()
 }
 
-/// Operations per second of the widest multiply-add of the path in use, on registers, on all threads.
+/// Operations per second of the widest multiply-add of the path in use, on registers, on all threads. The
+/// sums start opaque: the compiler would merge and shuffle equal ones.
 fn peak_flops(dtype: DType) -> f64 {
-    const ROUNDS: usize = 200_000;
+    const ROUNDS: usize = 400_000;
     let per_round = black_box(match isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 if dtype == DType::BF16 => 24 * 64,
+        Isa::Avx512Bf16 if dtype == DType::BF16 => 12 * 64,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 | Isa::Avx512 => 24 * 32,
+        Isa::Avx512Bf16 | Isa::Avx512 => 12 * 32,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => 12 * 16,
         _ => 16 * 2,
     });
-    let times = measure(|| {
+    let time = seconds(|| {
         parallel_for(threads(), |_| {
             // SAFETY: `isa` is never above what the machine offers.
             #[allow(unused_unsafe)]
@@ -165,11 +170,11 @@ fn peak_flops(dtype: DType) -> f64 {
             });
         });
     });
-    (threads() * ROUNDS * per_round) as f64 / times[1]
+    (threads() * ROUNDS * per_round) as f64 / time
 }
 
 fn portable(rounds: usize) -> f32 {
-    let mut acc = [1.0f32; 16];
+    let mut acc = black_box([1.0f32; 16]);
     let (a, b) = (black_box(0.999f32), black_box(0.001f32));
     for _ in 0..rounds {
         for x in &mut acc {
@@ -186,7 +191,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub(crate) fn bf16_dots(rounds: usize) -> f32 {
-        let mut acc = [_mm512_set1_ps(0.0); 24];
+        let mut acc = black_box([_mm512_set1_ps(0.0); 12]);
         let a = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.5)));
         for _ in 0..rounds {
             for x in &mut acc {
@@ -198,7 +203,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f")]
     pub(crate) fn fma_512(rounds: usize) -> f32 {
-        let mut acc = [_mm512_set1_ps(0.0); 24];
+        let mut acc = black_box([_mm512_set1_ps(0.0); 12]);
         let a = _mm512_set1_ps(black_box(0.5));
         for _ in 0..rounds {
             for x in &mut acc {
@@ -210,7 +215,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     pub(crate) fn fma_256(rounds: usize) -> f32 {
-        let mut acc = [_mm256_set1_ps(0.0); 12];
+        let mut acc = black_box([_mm256_set1_ps(0.0); 12]);
         let a = _mm256_set1_ps(black_box(0.5));
         for _ in 0..rounds {
             for x in &mut acc {

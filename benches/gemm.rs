@@ -1,8 +1,11 @@
 //! Speed of the matrix product against what this machine can do at most, probed in the same run.
 //!
-//! `cargo bench -p roentgen-engine --bench gemm [-- <filter>]`. Rows are medians with minimum and maximum.
-//! Compute-bound rows are given in GFLOP/s and percent of the arithmetic peak (a loop on registers alone),
-//! decode rows in GB/s of weight and percent of the read bandwidth over a buffer of the same size.
+//! `cargo bench -p roentgen-engine --bench gemm [-- <filter> [<threads>]]`, where a filter is a part of a
+//! row's name. Compute-bound rows are given in GFLOP/s and percent of the arithmetic peak (a loop on registers
+//! alone), decode rows in GB/s of weight and percent of the read bandwidth over a buffer of the same size.
+//!
+//! A row shows its median and its best repeat. Peaks are the best of many short bursts, so on a machine with
+//! other work the median's share is that of the machine, and the best's share is that of the kernel.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -12,24 +15,24 @@ use engine::cpu::threads;
 use engine::{DType, Element, Float};
 use half::bf16;
 
-/// Median, minimum and maximum seconds of one call.
+/// Seconds of one call.
 #[derive(Clone, Copy)]
 struct Seconds {
     median: f64,
     min: f64,
-    max: f64,
 }
 
 /// One warm-up, then repeats for about 0.3 s, at least five.
 fn time(mut f: impl FnMut()) -> Seconds {
     let start = Instant::now();
     f();
-    let once = start.elapsed().as_secs_f64().max(1e-7);
-    // Short calls are timed in bundles of some 100 microseconds.
-    let bundle = ((1e-4 / once) as usize).clamp(1, 1000);
+    f();
+    let once = start.elapsed().as_secs_f64().max(1e-7) / 2.0;
+    // Very short calls are timed in bundles of some 20 microseconds.
+    let bundle = ((2e-5 / once) as usize).clamp(1, 1000);
     let mut all = Vec::new();
     let start = Instant::now();
-    while all.len() < 5 || (start.elapsed().as_secs_f64() < 0.3 && all.len() < 1000) {
+    while all.len() < 5 || start.elapsed().as_secs_f64() < 0.3 {
         let start = Instant::now();
         for _ in 0..bundle {
             f();
@@ -37,16 +40,16 @@ fn time(mut f: impl FnMut()) -> Seconds {
         all.push(start.elapsed().as_secs_f64() / bundle as f64);
     }
     all.sort_by(f64::total_cmp);
-    Seconds { median: all[all.len() / 2], min: all[0], max: all[all.len() - 1] }
+    Seconds { median: all[all.len() / 2], min: all[0] }
 }
 
 /// What the machine can do at most on the pool's threads.
 mod peak {
-    use super::*;
+    use super::{DType, Seconds, black_box, threads, time};
 
     /// Operations a second of multiply-adds on registers.
     pub(super) fn flops(dtype: DType) -> f64 {
-        const ROUNDS: usize = 200_000;
+        const ROUNDS: usize = 5_000;
         let one = |_| -> usize {
             #[cfg(target_arch = "x86_64")]
             {
@@ -75,7 +78,7 @@ mod peak {
         let tasks = threads::threads();
         let per_task = one(0);
         let took = time(|| threads::parallel_for(tasks, |i| assert_eq!(one(i), per_task)));
-        (tasks * per_task) as f64 / took.median
+        (tasks * per_task) as f64 / took.min
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -108,41 +111,56 @@ mod peak {
     });
 
     /// Bytes a second read from `bytes` of memory, four streams a thread.
-    pub(super) fn read(bytes: usize) -> f64 {
+    pub(super) fn read(bytes: usize) -> Seconds {
         const TASKS: usize = 16;
-        let data = vec![1u64; (bytes / 8).next_multiple_of(TASKS * 32)];
+        // Streams are an odd number of pairs of lines long, lest they share cache sets.
+        let stretch = (bytes / size_of::<Lines>() / TASKS / 4) | 1;
+        let data = vec![[1u64; 16]; TASKS * 4 * stretch];
         let took = time(|| {
             threads::parallel_for(TASKS, |i| {
-                let part = &data[i * data.len() / TASKS..][..data.len() / TASKS];
-                black_box(read_streams(part));
+                let part = &data[i * 4 * stretch..][..4 * stretch];
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx512f") {
+                    // SAFETY: detected.
+                    black_box(unsafe { streams_512(part) });
+                    return;
+                }
+                black_box(streams(part));
             });
         });
-        (data.len() * 8) as f64 / took.median
+        let per_byte = 1.0 / size_of_val(data.as_slice()) as f64;
+        Seconds { median: took.median * per_byte, min: took.min * per_byte }
     }
 
-    fn read_streams(part: &[u64]) -> u64 {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: detected.
-            return unsafe { read_streams_512(part) };
-        }
-        streams(part)
-    }
+    type Lines = [u64; 16];
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
-    fn read_streams_512(part: &[u64]) -> u64 {
-        streams(part)
+    fn streams_512(part: &[Lines]) -> i64 {
+        use std::arch::x86_64::{
+            _mm512_loadu_si512, _mm512_reduce_add_epi64, _mm512_setzero_si512, _mm512_xor_si512,
+        };
+        let stretch = part.len() / 4;
+        let mut sums = [_mm512_setzero_si512(); 8];
+        for i in 0..stretch {
+            for s in 0..4 {
+                let lines = part[s * stretch + i].as_ptr();
+                for half in 0..2 {
+                    // SAFETY: sixteen words.
+                    let line = unsafe { _mm512_loadu_si512(lines.add(8 * half).cast()) };
+                    sums[2 * s + half] = _mm512_xor_si512(sums[2 * s + half], line);
+                }
+            }
+        }
+        sums.into_iter().map(|sum| _mm512_reduce_add_epi64(sum)).fold(0, i64::wrapping_add)
     }
 
-    #[inline(always)]
-    fn streams(part: &[u64]) -> u64 {
+    fn streams(part: &[Lines]) -> u64 {
         let stretch = part.len() / 4;
-        let mut sums = [[0u64; 8]; 4];
-        for i in (0..stretch).step_by(8) {
+        let mut sums = [[0u64; 16]; 4];
+        for i in 0..stretch {
             for (s, sums) in sums.iter_mut().enumerate() {
-                let line: &[u64; 8] = part[s * stretch + i..][..8].try_into().expect("eight words");
-                for (sum, x) in sums.iter_mut().zip(line) {
+                for (sum, x) in sums.iter_mut().zip(&part[s * stretch + i]) {
                     *sum ^= x;
                 }
             }
@@ -165,7 +183,6 @@ struct Table {
     filter: Option<String>,
     f32_peak: f64,
     bf16_peak: f64,
-    /// The peaks were probed long ago when the last row is printed; rows probe the bandwidth again.
     rows: usize,
 }
 
@@ -174,17 +191,21 @@ impl Table {
         self.filter.as_ref().is_none_or(|f| name.contains(f.as_str()))
     }
 
-    fn row(&mut self, name: &str, took: Seconds, work: f64, unit: &str, peak: f64, extra: &str) {
-        let rate = |s: f64| work / s / 1e9;
+    /// `peak` is work per second: what is compared with the median, and with the best.
+    fn row(&mut self, name: &str, took: Seconds, work: f64, unit: &str, peak: [f64; 2], extra: &str) {
         println!(
-            "{name:<44} {:>9.1} us {:>8.1} {unit} ({:.1}..{:.1}) {:>5.1} %  {extra}",
+            "{name:<32} {:>9.1} us {:>7.1} {unit:<7} {:>5.1} %   best {:>7.1} {:>5.1} %  {extra}",
             took.median * 1e6,
-            rate(took.median),
-            rate(took.max),
-            rate(took.min),
-            100.0 * work / took.median / peak
+            work / took.median / 1e9,
+            100.0 * work / took.median / peak[0],
+            work / took.min / 1e9,
+            100.0 * work / took.min / peak[1],
         );
         self.rows += 1;
+    }
+
+    fn peak(&self, dtype: DType) -> [f64; 2] {
+        [if dtype == DType::F32 { self.f32_peak } else { self.bf16_peak }; 2]
     }
 
     /// A linear layer: `[m, k]` rows times a weight `[n, k]`.
@@ -200,13 +221,14 @@ impl Table {
         });
         if m == 1 {
             let bytes = size_of::<T>() * n * k;
-            let peak = peak::read(bytes);
-            self.row(&name, took, bytes as f64, "GB/s", peak, &format!("of {:.1} GB/s", peak / 1e9));
+            let read = peak::read(bytes);
+            let peak = [1.0 / read.median, 1.0 / read.min];
+            let extra = format!("read {:.1}, best {:.1}", peak[0] / 1e9, peak[1] / 1e9);
+            self.row(&name, took, bytes as f64, "GB/s", peak, &extra);
             return;
         }
-        let extra = if T::DTYPE == DType::F32 { rival(&a, &w, m, k, n) } else { String::new() };
-        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
-        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, &extra);
+        let peak = self.peak(T::DTYPE);
+        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, "");
     }
 
     /// The other orders of operands: `A·B` and `Aᵀ·B`, row-major.
@@ -219,7 +241,7 @@ impl Table {
         let mut c = vec![0f32; m * n];
         let a = if transposed { MatRef::new(&a, k, m).t() } else { MatRef::new(&a, m, k) };
         let took = time(|| gemm(a, MatRef::new(&b, k, n), MatMut::new(&mut c, m, n), Init::Zero));
-        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
+        let peak = self.peak(T::DTYPE);
         self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, "");
     }
 
@@ -229,7 +251,7 @@ impl Table {
         let mut scores = vec![T::from_f32(0.0); heads * s * s];
         let mut out = vec![T::from_f32(0.0); heads * s * d];
         let flops = (2 * heads * s * s * d) as f64;
-        let peak = if T::DTYPE == DType::F32 { self.f32_peak } else { self.bf16_peak };
+        let peak = self.peak(T::DTYPE);
         let name = format!("{} QKt {heads} heads {s}x{d}", T::DTYPE);
         let head = MatRef { data: &q, rows: s, cols: d, rs: heads * d, cs: 1 };
         if self.wanted(&name) {
@@ -257,54 +279,23 @@ impl Table {
     }
 }
 
-/// The `gemm` crate on the same operands and as many threads.
-fn rival<T: Float>(a: &[T], w: &[T], m: usize, k: usize, n: usize) -> String {
-    let (a, w): (&[f32], &[f32]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(w));
-    let mut c = vec![0f32; m * n];
-    let parallelism = gemm::Parallelism::Rayon(threads::threads());
-    let took = time(|| {
-        // SAFETY: the strides describe row-major [m, k], [n, k] transposed and [m, n] slices of that length.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c.as_mut_ptr(),
-                1,
-                n as isize,
-                false,
-                a.as_ptr(),
-                1,
-                k as isize,
-                w.as_ptr(),
-                k as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
-    });
-    format!("gemm crate {:.1}", (2 * m * n * k) as f64 / took.median / 1e9)
-}
-
 fn main() {
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
+    let mut args = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
+    let filter = args.next();
+    if let Some(n) = args.next() {
+        threads::set_threads(n.parse().expect("threads: a number"));
+    }
     let (f32_peak, bf16_peak) = (peak::flops(DType::F32), peak::flops(DType::BF16));
     println!(
-        "{} threads, {}; peak f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s; read 64 MiB {:.1} GB/s, 256 MiB {:.1} GB/s",
+        "{} threads, {}; peak f32 {:.0} GFLOP/s, bf16 {:.0} GFLOP/s; read 256 MiB {:.1} GB/s",
         threads::threads(),
         engine::cpu::isa::isa().name(),
         f32_peak / 1e9,
         bf16_peak / 1e9,
-        peak::read(64 << 20) / 1e9,
-        peak::read(256 << 20) / 1e9,
+        1e-9 / peak::read(256 << 20).median,
     );
     let fork = time(|| threads::parallel_for(threads::threads(), |i| _ = black_box(i)));
-    println!("empty fork {:.2} us ({:.2}..{:.2})", fork.median * 1e6, fork.min * 1e6, fork.max * 1e6);
+    println!("empty fork {:.2} us, best {:.2}", fork.median * 1e6, fork.min * 1e6);
     let mut table = Table { filter, f32_peak, bf16_peak, rows: 0 };
     for n in [512, 1024, 2048] {
         table.linear::<f32>(n, n, n);

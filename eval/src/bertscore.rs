@@ -30,7 +30,9 @@ impl Embeddings<'_> {
         for row in rows.chunks_exact_mut(self.dim.max(1)) {
             let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
             if norm > 0.0 {
-                row.iter_mut().for_each(|v| *v /= norm);
+                for v in row {
+                    *v /= norm;
+                }
             }
         }
         Ok(rows)

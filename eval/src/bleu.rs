@@ -62,14 +62,9 @@ impl BleuStats {
         stats
     }
 
-    /// Sums the segments of a corpus of single-reference pairs.
-    pub fn corpus<'a>(pairs: impl IntoIterator<Item = (&'a Vec<String>, &'a Vec<String>)>) -> Self {
-        // With one reference both length rules agree.
-        let mut sum = Self::default();
-        for (hyp, re) in pairs {
-            sum += Self::segment(hyp, &[re], ReferenceLength::Closest);
-        }
-        sum
+    /// Counts one segment with one reference, where both length rules agree.
+    pub fn pair(hyp: &[String], reference: &[String]) -> Self {
+        Self::segment(hyp, &[reference], ReferenceLength::Closest)
     }
 }
 

@@ -1,5 +1,5 @@
-//! pycocoevalcap 1.2: BLEU-1 to BLEU-4, ROUGE-L and CIDEr, over text that is already tokenized and joined by single
-//! spaces. `RaDialog`'s published scores are these, on nltk tokens in lower case ([`radialog_text`]).
+//! pycocoevalcap 1.2: BLEU-1 to BLEU-4, ROUGE-L and `CIDEr`, over text that is already tokenized and joined by
+//! single spaces. `RaDialog`'s published scores are these, on nltk tokens in lower case ([`radialog_text`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 

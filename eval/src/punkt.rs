@@ -360,4 +360,24 @@ mod tests {
             assert_eq!(punkt.sentences(text), expected, "{text:?}");
         }
     }
+
+    #[test]
+    fn a_folder_of_parameters_adds_orthographic_contexts() {
+        let dir = tempfile::tempdir().unwrap();
+        let shipped = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data/punkt");
+        for name in ["abbrev_types.txt", "collocations.tab", "sent_starters.txt"] {
+            std::fs::copy(shipped.join(name), dir.path().join(name)).unwrap();
+        }
+        let missing = Punkt::from_dir(dir.path()).err().unwrap().to_string();
+        assert!(missing.contains("ortho_context.tab"), "{missing}");
+        let contexts = dir.path().join("ortho_context.tab");
+        std::fs::write(&contexts, "lungs 5\n").unwrap();
+        let malformed = Punkt::from_dir(dir.path()).err().unwrap().to_string();
+        assert!(malformed.contains("line 1: expected two columns"), "{malformed}");
+        // Seen in lower case, never in upper case inside a sentence: a capital then starts one.
+        std::fs::write(&contexts, "lungs\t32\n").unwrap();
+        let text = "Taken at 10 a.m. Lungs clear.";
+        assert_eq!(Punkt::from_dir(dir.path()).unwrap().sentences(text).len(), 2);
+        assert_eq!(Punkt::english().sentences(text).len(), 1);
+    }
 }

@@ -25,6 +25,12 @@ impl Synonyms for NoSynonyms {
     }
 }
 
+impl<S: Synonyms + ?Sized> Synonyms for Box<S> {
+    fn related(&self, word: &str) -> HashSet<String> {
+        (**self).related(word)
+    }
+}
+
 /// Endings that the base form may have instead (morphy's detachment rules).
 type Endings = &'static [(&'static str, &'static str)];
 

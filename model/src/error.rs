@@ -3,6 +3,7 @@
 use engine::weights::WeightError;
 
 use crate::config::ConfigError;
+use crate::image::ImageError;
 use crate::prompt::PromptError;
 use crate::tokenizer::TokenizerError;
 
@@ -24,6 +25,9 @@ pub enum Error {
     /// A prompt cannot be built.
     #[error(transparent)]
     Prompt(#[from] PromptError),
+    /// An image cannot be read.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A tensor of the file has not the shape that the configuration asks for.
     #[error("{path}: tensor `{name}` has shape {found:?}, the configuration asks for {wanted:?}")]
     Shape {

@@ -105,8 +105,8 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(tokenizer: &'a Tokenizer, stop: &'a [String]) -> Self {
-        Self { detokenizer: Some(tokenizer.stream(true)), stop, text: String::new(), given: 0 }
+    fn new(tokenizer: Option<&'a Tokenizer>, stop: &'a [String]) -> Self {
+        Self { detokenizer: tokenizer.map(|t| t.stream(true)), stop, text: String::new(), given: 0 }
     }
 
     fn push(&mut self, id: u32) -> Result<Option<String>> {
@@ -150,10 +150,10 @@ impl<'a> Writer<'a> {
 
 /// Writes answers to all prompts at once. `on_text(i, piece)` sees the text of sequence `i` as it grows and
 /// can end the call. Shorter prompts are padded on the left and masked: each sequence gets the tokens that
-/// it would get alone.
+/// it would get alone. Without a tokenizer there are ids but no text.
 pub fn generate(
     model: &Llama,
-    tokenizer: &Tokenizer,
+    tokenizer: Option<&Tokenizer>,
     prompts: &[Prompt],
     options: &Options,
     on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
@@ -193,7 +193,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(model: &'a Llama, tokenizer: &'a Tokenizer, prompts: &[Prompt], options: &'a Options) -> Result<Self> {
+    fn start(model: &'a Llama, tokenizer: Option<&'a Tokenizer>, prompts: &[Prompt], options: &'a Options) -> Result<Self> {
         let started = Instant::now();
         let device = model.device();
         let h = model.config().hidden_size;

@@ -1,11 +1,15 @@
 //! Models: configurations, modules, image processors, tokenizers, prompts, generation. Knows no backend.
 
+pub mod bundle;
 pub mod config;
 mod error;
 pub mod generate;
+pub mod image;
 pub mod llama;
 pub mod loader;
+pub mod loss;
 pub mod nn;
+pub mod parity;
 pub mod prompt;
 pub mod sample;
 pub mod siglip;

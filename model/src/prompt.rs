@@ -8,7 +8,8 @@ mod expand;
 pub mod report;
 mod template;
 
-pub use expand::{Grid, expand_image};
+pub use crate::image::Grid;
+pub use expand::expand_image;
 pub use template::ChatTemplate;
 
 use crate::config::{ConfigError, VisionLanguageConfig};

@@ -216,7 +216,8 @@ fn a_gguf_vocabulary_gives_the_same_ids() {
 fn a_contradictory_gguf_vocabulary_is_refused() {
     let good = as_gguf(small());
     assert!(Tokenizer::from_gguf(&good, "model.gguf").is_ok());
-    let spoil: [(&str, fn(&mut GgufVocab)); 6] = [
+    type Spoil = fn(&mut GgufVocab);
+    let spoil: [(&str, Spoil); 6] = [
         ("tokenizer.ggml.model", |v| v.model = "llama".into()),
         ("tokenizer.ggml.pre", |v| v.pre = "qwen2".into()),
         ("token_type", |v| v.types.truncate(5)),

@@ -24,6 +24,11 @@ pub(crate) enum Class {
     Sum(usize),
     /// A normalisation over so many elements.
     Norm(usize),
+    /// A rotation whose cosine, sine, products and sum are each rounded to the element type. `scale` counts
+    /// for the dtype roundings too.
+    Rotation,
+    /// Attention over so many keys. `scale` counts for the dtype roundings too.
+    Attention(usize),
     /// A gradient that sums so many terms. `scale` counts for the dtype roundings too.
     Gradient(usize),
 }
@@ -43,6 +48,10 @@ fn roundings(class: Class) -> (f64, f64) {
         Class::Sum(n) => (1.0, 4.0 + long(n)),
         // The normalised value is rounded to the element type before the weight multiplies it.
         Class::Norm(n) => (2.0, 16.0 + long(n)),
+        Class::Rotation => (3.0, 8.0),
+        // Probabilities may be rounded to the element type before they weigh the values, which is what GPU
+        // matrix units and `vdpbf16ps` do; the errors of the scores come in through the exponential.
+        Class::Attention(n) => (2.0, 64.0 + long(n)),
         // A chain of a few operations, each rounding to the element type, over saved values that were
         // rounded as well. Central differences in f64 add less than 1e-9.
         Class::Gradient(n) => (6.0, 32.0 + 2.0 * long(n)),
@@ -75,7 +84,8 @@ pub(crate) fn close(got: &[f64], expect: &Expect) -> Check {
         if got == rounded || (got.is_nan() && rounded.is_nan()) {
             continue;
         }
-        let relative = if matches!(expect.class, Class::Gradient(_)) { scale } else { want.abs() };
+        let by_scale = matches!(expect.class, Class::Gradient(_) | Class::Rotation | Class::Attention(_));
+        let relative = if by_scale { scale } else { want.abs() };
         let allowed = match expect.class {
             Class::Exact => 0.0,
             _ => own * u * relative + f32s * 2f64.powi(-24) * scale + tiny,

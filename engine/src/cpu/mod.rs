@@ -13,6 +13,7 @@ mod walk;
 mod adamw;
 mod affine;
 mod argmax;
+mod attention;
 mod binary;
 mod cast;
 mod concat;

@@ -5,6 +5,8 @@
 mod adamw;
 mod affine;
 mod argmax;
+mod attention;
+mod attention_grad;
 mod binary;
 mod cast;
 mod concat;
@@ -33,6 +35,8 @@ mod write;
 pub use adamw::AdamW;
 pub use affine::Affine;
 pub use argmax::Argmax;
+pub use attention::Attention;
+pub use attention_grad::AttentionGrad;
 pub use binary::{Binary, BinaryKind};
 pub use cast::Cast;
 pub use concat::Concat;

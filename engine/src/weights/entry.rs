@@ -37,7 +37,11 @@ enum Content {
 }
 
 impl Mapping {
-    pub(super) fn open(path: &Path) -> Result<Arc<Self>, WeightError> {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// [`WeightError`] if it is no regular file, empty, or cannot be mapped.
+    pub fn open(path: &Path) -> Result<Arc<Self>, WeightError> {
         let meta = fs::metadata(path).map_err(|e| WeightError::io(path, "open", e))?;
         if !meta.is_file() {
             // A pipe would wait for ever, a folder fails obscurely.

@@ -34,7 +34,7 @@ impl Section<'_> {
 }
 
 impl Config {
-    pub(super) fn validate(&self, origin: &str) -> Result<(), ConfigError> {
+    pub(crate) fn validate(&self, origin: &str) -> Result<(), ConfigError> {
         let prefix = if self.image.is_some() { "text_config." } else { "" };
         let section = Section { origin, name: prefix };
         text(&self.text, &section)?;

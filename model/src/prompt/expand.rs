@@ -1,22 +1,7 @@
 //! `<image>` spelled out.
 
 use super::{FAKE, GLOBAL, IMAGE};
-
-/// How an image was cut. 0 × 0: not at all, the global image alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Grid {
-    /// Tiles from top to bottom.
-    pub rows: usize,
-    /// Tiles from left to right.
-    pub cols: usize,
-}
-
-impl Grid {
-    /// Tiles with the global image.
-    pub fn tiles(self) -> usize {
-        self.rows * self.cols + 1
-    }
-}
+use crate::image::Grid;
 
 /// The text that stands for one image: for each row, for each column `F<row_r_col_c>I`, after each row a
 /// newline, then a newline and `F<global-img>IF`; unsplit only `F<global-img>IF`. `F` is

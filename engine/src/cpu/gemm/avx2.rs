@@ -2,11 +2,14 @@
 //!
 //! Register tile 6×16: twelve sums, two vectors of B and a broadcast fill 15 of 16 registers.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 
 const MR: usize = 6;
 const NV: usize = 2;
@@ -18,7 +21,9 @@ pub(super) struct Fma256;
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile(
     words: usize,
-    a: *const u32,
+    a: *const u8,
+    a_row: usize,
+    a_step: usize,
     b: *const u32,
     init: *const f32,
     init_rs: usize,
@@ -39,7 +44,7 @@ unsafe fn tile(
                 bs[j] = _mm256_loadu_ps(b.add(w * NR + 8 * j).cast());
             }
             for i in 0..MR {
-                let a = _mm256_broadcast_ss(&*a.add(w * MR + i).cast());
+                let a = _mm256_set1_ps(f32::from_bits(word(a, i * a_row + w * a_step)));
                 for j in 0..NV {
                     sums[i][j] = _mm256_fmadd_ps(a, bs[j], sums[i][j]);
                 }
@@ -192,10 +197,10 @@ impl<T: Float> Kernel<T> for Fma256 {
     const MR: usize = MR;
     const NR: usize = NR;
     const DEPTH: usize = 1;
-    // 6 KB of A in L1, blocks of 246 KB and 256 KB in L2.
+    // 6 KB of A in L1, 256 KB of B in L2.
     const KC: usize = 256;
-    const MC: usize = 40;
     const NC: usize = 16;
+    const IN_PLACE: bool = matches!(T::DTYPE, DType::F32);
     const STREAMS: usize = 4;
 
     #[inline(always)]
@@ -205,7 +210,9 @@ impl<T: Float> Kernel<T> for Fma256 {
 
     unsafe fn tile(
         words: usize,
-        a: *const u32,
+        a: *const u8,
+        a_row: usize,
+        a_step: usize,
         b: *const u32,
         init: *const f32,
         init_rs: usize,
@@ -213,7 +220,7 @@ impl<T: Float> Kernel<T> for Fma256 {
         out_rs: usize,
     ) {
         // SAFETY: the same promise; `gemm_with` checked the instruction set.
-        unsafe { tile(words, a, b, init, init_rs, out, out_rs) }
+        unsafe { tile(words, a, a_row, a_step, b, init, init_rs, out, out_rs) }
     }
 
     unsafe fn pack_along_k(

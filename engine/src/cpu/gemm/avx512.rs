@@ -8,11 +8,14 @@
 //! steps to nearest even; the FMA paths round once per product and keep subnormals. So the paths agree
 //! within rounding, not in bits.
 
+// Intrinsics by the dozen; register arrays are indexed by tile coordinates.
+#![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
 use crate::dtype::Float;
 
@@ -30,7 +33,9 @@ macro_rules! tile {
         #[target_feature(enable = $features)]
         unsafe fn $name(
             words: usize,
-            a: *const u32,
+            a: *const u8,
+            a_row: usize,
+            a_step: usize,
             b: *const u32,
             init: *const f32,
             init_rs: usize,
@@ -51,7 +56,7 @@ macro_rules! tile {
                         bs[j] = _mm512_loadu_si512(b.add(w * NR + 16 * j).cast());
                     }
                     for i in 0..MR {
-                        let $a = _mm512_set1_epi32(*a.add(w * MR + i) as i32);
+                        let $a = _mm512_set1_epi32(word(a, i * a_row + w * a_step) as i32);
                         for j in 0..NV {
                             let ($sum, $b) = (sums[i][j], bs[j]);
                             sums[i][j] = $fma;
@@ -80,12 +85,14 @@ tile!(tile_dot, "avx512f,avx512bf16", |sum, a, b| {
 /// How 16 words are read from elements that are contiguous along `k`.
 trait Load<T> {
     const DEPTH: usize;
+    const IN_PLACE: bool;
     /// Up to 16 words from the `left` elements at `src`, zeros beyond.
     unsafe fn load(src: *const T, left: usize) -> __m512i;
 }
 
 impl Load<f32> for Fma512 {
     const DEPTH: usize = 1;
+    const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn load(src: *const f32, left: usize) -> __m512i {
         let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
@@ -96,6 +103,7 @@ impl Load<f32> for Fma512 {
 
 impl Load<bf16> for Fma512 {
     const DEPTH: usize = 1;
+    const IN_PLACE: bool = false;
     #[inline(always)]
     unsafe fn load(src: *const bf16, left: usize) -> __m512i {
         let mask = if left >= 16 { !0 } else { (1 << left) - 1 };
@@ -106,6 +114,7 @@ impl Load<bf16> for Fma512 {
 
 impl Load<bf16> for Dot512 {
     const DEPTH: usize = 2;
+    const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn load(src: *const bf16, left: usize) -> __m512i {
         let mask = if left >= 32 { !0 } else { (1 << left) - 1 };
@@ -163,12 +172,15 @@ unsafe fn pack_along_k<T, L: Load<T>>(
         for from in (0..words).step_by(16) {
             let left = k - from * L::DEPTH;
             // SAFETY: rows beyond `lanes` have an empty mask and the others one that ends at `k`; stores
-            // are masked to the `width` words of a step and end at step `words`.
+            // are masked to the `width` words of a step and end at step `words`; a prefetch does not fault.
             unsafe {
                 let mut rows = [_mm512_setzero_si512(); 16];
                 for (i, row) in rows.iter_mut().enumerate() {
                     if first + i < lanes {
-                        *row = L::load(src.add((first + i) * stride + from * L::DEPTH), left);
+                        let src = src.add((first + i) * stride + from * L::DEPTH);
+                        // The next group's row: these are many short streams, which hardware does not foresee.
+                        _mm_prefetch::<_MM_HINT_T0>(src.wrapping_add(16 * stride).cast());
+                        *row = L::load(src, left);
                     }
                 }
                 let columns = transpose(rows);
@@ -197,12 +209,12 @@ macro_rules! dots {
             // SAFETY: the promises of `Kernel::dots`; the last load is masked to `k`; a prefetch does not fault.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); M]; R];
-                for from in (0..k).step_by(16 * L::DEPTH) {
+                let mut step = |from: usize, left: usize| {
                     let mut rows = [_mm512_setzero_si512(); R];
                     for r in 0..R {
                         let row = w[r].add(from);
                         _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(AHEAD));
-                        rows[r] = L::load(row, k - from);
+                        rows[r] = L::load(row, left);
                     }
                     for m in 0..M {
                         let $a = _mm512_loadu_si512(x.add(m * xs + from / L::DEPTH).cast());
@@ -211,6 +223,14 @@ macro_rules! dots {
                             sums[r][m] = $fma;
                         }
                     }
+                };
+                // The last step alone needs a mask, which a constant length lets the others do without.
+                let whole = k - k % (16 * L::DEPTH);
+                for from in (0..whole).step_by(16 * L::DEPTH) {
+                    step(from, 16 * L::DEPTH);
+                }
+                if whole < k {
+                    step(whole, k - whole);
                 }
                 let mut out = [[0.0; M]; R];
                 for r in 0..R {
@@ -260,11 +280,11 @@ macro_rules! kernel {
             const MR: usize = MR;
             const NR: usize = NR;
             const DEPTH: usize = $depth;
-            // A panel of A (12 × 256 words = 12 KB) stays in L1 while B's stream past from L2, where the
-            // blocks of A and B (252 and 256 lanes × 256 words, 256 KB each) leave room for the sums.
+            // A panel of A (12 × 256 words, 12 KB) stays in L1 while B's stream past from a block in L2
+            // (256 columns × 256 words, 256 KB of the 1 MB a core of Zen 4 and 5 has).
             const KC: usize = 256;
-            const MC: usize = 21;
             const NC: usize = 8;
+            const IN_PLACE: bool = <Self as Load<$t>>::IN_PLACE;
             const STREAMS: usize = 4;
 
             #[inline(always)]
@@ -274,7 +294,9 @@ macro_rules! kernel {
 
             unsafe fn tile(
                 words: usize,
-                a: *const u32,
+                a: *const u8,
+                a_row: usize,
+                a_step: usize,
                 b: *const u32,
                 init: *const f32,
                 init_rs: usize,
@@ -282,7 +304,7 @@ macro_rules! kernel {
                 out_rs: usize,
             ) {
                 // SAFETY: the same promise; `gemm_with` checked the instruction set.
-                unsafe { $tile(words, a, b, init, init_rs, out, out_rs) }
+                unsafe { $tile(words, a, a_row, a_step, b, init, init_rs, out, out_rs) }
             }
 
             unsafe fn pack_along_k(

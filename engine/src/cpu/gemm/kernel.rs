@@ -19,24 +19,27 @@ pub(super) trait Kernel<T: Float> {
     const DEPTH: usize;
     /// Most words along `k` in one packed block.
     const KC: usize;
-    /// Most register tiles down and across in the task of a thread.
-    const MC: usize;
-    /// See `MC`.
+    /// Most register tiles across in the task of a thread: `KC * NC * NR` words of B stay in L2.
     const NC: usize;
+    /// Whether neighbours along `k` in memory are words as they stand, so that A needs no packing.
+    const IN_PLACE: bool;
     /// Rows that [`Self::dots`] walks at once for one vector of `x`.
     const STREAMS: usize;
 
     /// One word from neighbours along `k`; `hi` is ignored where `DEPTH` is 1.
     fn word(lo: T, hi: T) -> u32;
 
-    /// `out = init + A·B` for one register tile: `a` is `[words, MR]`, `b` is `[words, NR]`. A row stride
-    /// `init_rs` of 0 starts every row from the same values.
+    /// `out = init + A·B` for one register tile: `a` is `[MR, words]` at strides `a_row` and `a_step` in
+    /// bytes, `b` is `[words, NR]`. A row stride `init_rs` of 0 starts every row from the same values.
     ///
     /// # Safety
-    /// `a` and `b` hold `words` packed steps; `init` and `out` hold MR rows of NR values at their strides.
+    /// `a` (at any alignment) and `b` hold `words` steps; `init` and `out` hold MR rows of NR values at
+    /// their strides.
     unsafe fn tile(
         words: usize,
-        a: *const u32,
+        a: *const u8,
+        a_row: usize,
+        a_step: usize,
         b: *const u32,
         init: *const f32,
         init_rs: usize,
@@ -82,6 +85,16 @@ pub(super) trait Kernel<T: Float> {
         x: *const u32,
         xs: usize,
     ) -> [[f32; M]; R];
+}
+
+/// The word of A at `offset` bytes: elements in place may be aligned to two bytes only.
+///
+/// # Safety
+/// Four bytes are readable there.
+#[inline(always)]
+pub(super) unsafe fn word(a: *const u8, offset: usize) -> u32 {
+    // SAFETY: by the caller's promise.
+    u32::from_ne_bytes(unsafe { a.add(offset).cast::<[u8; 4]>().read() })
 }
 
 /// A growing buffer on cache-line boundaries.

@@ -1,10 +1,10 @@
 //! Matrix products on the CPU.
 //!
-//! One entry, [`gemm_batched`], and three ways behind it, chosen from shapes and strides alone:
+//! One entry, [`gemm_batched`], and two ways behind it, chosen from shapes and strides alone:
 //!
-//! * [`tiled`]: pack blocks of both operands and run a register-tile kernel over them;
-//! * [`thin`]: at most eight rows (or columns) against an operand whose `k` runs contiguously, which is
-//!   then read in place, once, at memory speed: decoding, and LoRA's rank-8 factors.
+//! * `thin`: at most eight rows (or columns) against an operand whose `k` runs contiguously, which is then
+//!   read in place, once, at memory speed: decoding, and the rank-8 factors of `LoRA`;
+//! * `tiled`: everything else. Blocks of B are packed, and a register-tile kernel runs over them.
 //!
 //! Sums are f32 throughout and are rounded once, at the end. Every element of C is summed in an order
 //! that depends on `k` and the way alone, so neither the number of threads nor the tiling changes a bit.
@@ -143,20 +143,21 @@ pub fn gemm_with<T: GemmInput, O: Float>(
     batch: &[BatchDim],
 ) {
     assert!(isa <= Isa::detect(), "this machine does not offer {}", isa.name());
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    let MatMut { data, rows, cols, rs: c_rs } = c;
     let products = batch.iter().map(|d| d.count).product();
-    assert!(a.rows == c.rows && b.cols == c.cols && a.cols == b.rows, "gemm: shapes disagree");
+    assert!(rows == m && cols == n && b.rows == k, "gemm: shapes disagree");
     if let Init::Bias(bias) = init {
-        assert_eq!(bias.len(), c.cols, "gemm: one bias per column");
+        assert_eq!(bias.len(), n, "gemm: one bias per column");
     }
-    if products == 0 || c.rows == 0 || c.cols == 0 {
+    if products == 0 || m == 0 || n == 0 {
         return;
     }
     check_reach("A", a.data.len(), [(a.rows, a.rs), (a.cols, a.cs)], batch.iter().map(|d| (d.count, d.a)));
     check_reach("B", b.data.len(), [(b.rows, b.rs), (b.cols, b.cs)], batch.iter().map(|d| (d.count, d.b)));
-    check_reach("C", c.data.len(), [(c.rows, c.rs), (c.cols, 1)], batch.iter().map(|d| (d.count, d.c)));
-    check_disjoint([(c.cols, 1), (c.rows, c.rs)], batch);
-    let (m, n, k) = (c.rows, c.cols, a.cols);
-    T::run(isa, &Gemm { m, n, k, a, b, c: Scatter::new(c.data), c_rs: c.rs, init, batch, products });
+    check_reach("C", data.len(), [(m, c_rs), (n, 1)], batch.iter().map(|d| (d.count, d.c)));
+    check_disjoint([(n, 1), (m, c_rs)], batch);
+    T::run(isa, &Gemm { m, n, k, a, b, c: Scatter::new(data), c_rs, init, batch, products });
 }
 
 /// Every index below must be in bounds: the kernels read and write through pointers.
@@ -231,6 +232,7 @@ impl<'a, T, O> Gemm<'a, T, O> {
     }
 }
 
+/// One instruction set's product.
 fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(g: &Gemm<T, O>) {
     if g.k > 0 && thin::run::<T, O, K>(g) {
         return;

@@ -1,8 +1,8 @@
 //! Plain Rust, written so that the compiler vectorises it for its baseline target.
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, word};
 use super::pack;
-use crate::dtype::Float;
+use crate::dtype::{DType, Float};
 
 /// f32 arithmetic without intrinsics.
 pub(super) struct Plain;
@@ -19,8 +19,8 @@ impl<T: Float> Kernel<T> for Plain {
     const NR: usize = 8;
     const DEPTH: usize = 1;
     const KC: usize = 256;
-    const MC: usize = 24;
     const NC: usize = 16;
+    const IN_PLACE: bool = matches!(T::DTYPE, DType::F32);
     const STREAMS: usize = 4;
 
     #[inline(always)]
@@ -30,7 +30,9 @@ impl<T: Float> Kernel<T> for Plain {
 
     unsafe fn tile(
         words: usize,
-        a: *const u32,
+        a: *const u8,
+        a_row: usize,
+        a_step: usize,
         b: *const u32,
         init: *const f32,
         init_rs: usize,
@@ -45,10 +47,12 @@ impl<T: Float> Kernel<T> for Plain {
             *sums = unsafe { init.add(i * init_rs).cast::<[f32; NR]>().read() };
         }
         for w in 0..words {
-            // SAFETY: `words` packed steps by the caller's promise.
-            let (a, b) = unsafe {
-                (a.add(w * MR).cast::<[f32; MR]>().read(), b.add(w * NR).cast::<[f32; NR]>().read())
-            };
+            // SAFETY: `words` steps by the caller's promise.
+            let b = unsafe { b.add(w * NR).cast::<[f32; NR]>().read() };
+            let a: [f32; MR] = std::array::from_fn(|i| {
+                // SAFETY: as above.
+                f32::from_bits(unsafe { word(a, i * a_row + w * a_step) })
+            });
             for (sums, a) in sums.iter_mut().zip(a) {
                 for (sum, b) in sums.iter_mut().zip(b) {
                     *sum = mul_add(a, b, *sum);

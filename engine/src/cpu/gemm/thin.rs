@@ -1,7 +1,7 @@
 //! Few rows against many: `x`, at most eight vectors, times an operand whose `k` runs contiguously.
 //!
 //! This is decoding (one row times a weight `[out, in]`) and its mirror image, a tall A times at most eight
-//! columns (the first factor of a LoRA pair). Every row of the large operand is read once, where it lies,
+//! columns (the first factor of a `LoRA` pair). Every row of the large operand is read once, where it lies,
 //! several rows at a time: memory systems deliver more to several streams than to one.
 
 use super::kernel::{Kernel, SCRATCH};
@@ -13,7 +13,7 @@ use crate::dtype::Float;
 /// Most vectors of `x`.
 const MOST: usize = 8;
 /// Bytes of the large operand below which a fork is not worth while, and the least for one task.
-const TASK_BYTES: usize = 32 << 10;
+const TASK_BYTES: usize = 128 << 10;
 /// Most tasks for one product: enough to even out threads of uneven speed.
 const TASKS: usize = 64;
 

@@ -1,9 +1,9 @@
 //! Products of any size: pack blocks of A and B, run the register tile over them.
 //!
-//! A task owns a rectangle of C. Block by block along `k` it packs its rows of A and its columns of B into
-//! scratch memory of its thread, sized to stay in L2, and multiplies them. Tasks share nothing, so one fork
-//! covers the batch and all rectangles; what is packed again by the next rectangle costs a few per cent
-//! against the hundreds of operations that each packed element takes part in.
+//! A task owns a rectangle of C. Block by block along `k` it packs its columns of B into scratch memory of
+//! its thread, sized to stay in L2, and walks down its rows of A, a panel of MR at a time: in place where a
+//! kernel can read them so, else packed just before use. Tasks share nothing, so one fork covers the batch and
+//! all rectangles.
 
 use super::kernel::{Kernel, SCRATCH, Scratch};
 use super::pack::{Lanes, pack};
@@ -27,32 +27,35 @@ struct Grid {
 }
 
 impl Grid {
-    /// The cut whose slowest thread has the least to do, packing included.
+    /// The cut whose slowest thread has the least to do, packing included. The result of the product does
+    /// not depend on it.
     fn choose<T: Float, K: Kernel<T>>(m: usize, n: usize, products: usize, threads: usize) -> Self {
-        /// Packing an element costs about this many steps of `k` of one element of C.
+        /// What packing an element of B, or bringing one of A into L1, costs in steps of `k` of one element of C.
         const PACK: usize = 8;
-        /// Finer cuts than this many times the coarsest do not pay.
-        const FINER: usize = 16;
+        const TOUCH: usize = 2;
+        /// Multiples of the coarsest cut that are tried each way.
+        const FINER: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
         let (all_m, all_n) = (m.div_ceil(K::MR), n.div_ceil(K::NR));
-        let (min_down, min_across) = (all_m.div_ceil(K::MC), all_n.div_ceil(K::NC));
-        let finer = if threads == 1 { 1 } else { FINER };
-        let mut best: Option<(usize, Self)> = None;
-        for down in min_down..=all_m.min(min_down * finer) {
-            for across in min_across..=all_n.min(min_across * finer) {
-                if best.is_some() && (down - min_down) + (across - min_across) > 4 * threads {
-                    break;
-                }
+        let coarsest = all_n.div_ceil(K::NC);
+        let mut best =
+            (usize::MAX, Self { mp: all_m, np: all_n.div_ceil(coarsest), down: 1, across: coarsest });
+        for down in FINER.into_iter().take_while(|&down| threads > 1 && down <= all_m) {
+            for across in FINER.into_iter().map(|f| f * coarsest).take_while(|&across| across <= all_n) {
                 let (mp, np) = (all_m.div_ceil(down), all_n.div_ceil(across));
                 let grid = Self { mp, np, down: all_m.div_ceil(mp), across: all_n.div_ceil(np) };
                 let (rows, cols) = (mp * K::MR, np * K::NR);
                 let rounds = (products * grid.down * grid.across).div_ceil(threads);
-                let cost = rounds * (rows * cols + PACK * (rows + cols));
-                if best.is_none_or(|(least, _)| cost < least) {
-                    best = Some((cost, grid));
+                // In quarters of a task: a thread that the system holds up makes the others wait for one.
+                let cost = (4 * rounds + 1) * (rows * cols + PACK * cols + TOUCH * rows);
+                if cost < best.0 {
+                    best = (cost, grid);
+                }
+                if rounds > 16 {
+                    break;
                 }
             }
         }
-        best.expect("C is not empty").1
+        best.1
     }
 }
 
@@ -99,7 +102,7 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
     let blocks = g.k.div_ceil(K::KC * K::DEPTH).max(1);
     let block = g.k.div_ceil(blocks).next_multiple_of(K::DEPTH);
     let most = block.div_ceil(K::DEPTH);
-    let a_words = scratch.a.get(mp * K::MR * most);
+    let a_words = scratch.a.get(K::MR * most);
     let b_words = scratch.b.get(np * K::NR * most);
     // Sums of register tiles that cannot be written to C as they are; one is enough when k is one block.
     let slots = if blocks == 1 { 1 } else { mp * np };
@@ -116,13 +119,24 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
         let k = block.min(g.k - from);
         let words = k.div_ceil(K::DEPTH);
         if k > 0 {
-            pack::<T, K>(a, (m0, rows), (from, k), K::MR, a_words);
             pack::<T, K>(b, (n0, cols), (from, k), K::NR, b_words);
         }
         for ip in 0..mp {
+            let i = ip * K::MR;
+            let valid_rows = K::MR.min(rows - i);
+            let in_place =
+                K::IN_PLACE && k > 0 && g.a.cs == 1 && valid_rows == K::MR && k.is_multiple_of(K::DEPTH);
+            let (a_panel, a_row, a_step) = if in_place {
+                (a.data[(m0 + i) * g.a.rs + from..].as_ptr().cast(), g.a.rs * size_of::<T>(), 4)
+            } else {
+                if k > 0 {
+                    pack::<T, K>(a, (m0 + i, valid_rows), (from, k), K::MR, a_words);
+                }
+                (a_words.as_ptr().cast::<u8>(), 4, 4 * K::MR)
+            };
             for jp in 0..np {
-                let (i, j) = (ip * K::MR, jp * K::NR);
-                let (valid_rows, valid_cols) = (K::MR.min(rows - i), K::NR.min(cols - j));
+                let j = jp * K::NR;
+                let valid_cols = K::NR.min(cols - j);
                 let at = c + (m0 + i) * g.c_rs + n0 + j;
                 // SAFETY: `gemm_with` checked that C's elements are within its slice.
                 let c = unsafe { g.c.as_mut_ptr().add(at) };
@@ -143,12 +157,15 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
                     }
                     _ => (out.cast_const(), out_rs),
                 };
-                // SAFETY: panels `ip` and `jp` were packed with `words` steps; `init` and `out` are a whole
-                // tile: a slot, NR start values, or MR×NR elements of C that are this task's own.
+                // SAFETY: A's panel is packed or has MR rows of `k` elements within its slice, which
+                // `gemm_with` checked; panel `jp` of B was packed with `words` steps; `init` and `out` are a
+                // whole tile: a slot, NR start values, or MR×NR elements of C that are this task's own.
                 unsafe {
                     K::tile(
                         words,
-                        a_words[i * words..].as_ptr(),
+                        a_panel,
+                        a_row,
+                        a_step,
                         b_words[j * words..].as_ptr(),
                         init,
                         init_rs,

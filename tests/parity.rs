@@ -1,0 +1,203 @@
+//! The tiny Idefics3 model against PyTorch (transformers 4.51.3, f32, CPU): every stage, the losses, 24
+//! gradients, greedy generation. The fixture's generator and noise are described in its manifest.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use engine::weights::Weights;
+use engine::{DType, Device, Tensor};
+use model::bundle::{Network, network};
+use model::config::Config;
+use model::generate::{Options, Prompt, generate};
+use model::loader::Loader;
+use model::parity::compare;
+use model::siglip::position_ids;
+use model::smolvlm::{SmolVlm, pixel_shuffle};
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny").join(name)
+}
+
+fn load(dtype: DType, trainable: bool) -> (Config, Network, Vec<(String, Tensor)>) {
+    let config = Config::from_file(fixture("config.json")).unwrap();
+    let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
+    let loader = Loader::from_weights(weights, Some(dtype), &Device::cpu());
+    let loader = if trainable { loader.trainable() } else { loader };
+    let network = network(&loader, &config).unwrap();
+    let given = loader.given();
+    (config, network, given)
+}
+
+fn vlm(network: &Network) -> &SmolVlm {
+    let Network::SmolVlm(model) = network else { panic!("an Idefics3 configuration") };
+    model
+}
+
+fn i64s(file: &Weights, name: &str) -> Vec<u32> {
+    file.require(name).unwrap().to_i64().unwrap().into_iter().map(|x| u32::try_from(x).unwrap()).collect()
+}
+
+#[test]
+fn stages_losses_and_gradients() {
+    let reference = Weights::open(fixture("base.safetensors")).unwrap();
+    for checkpointing in [false, true] {
+        let (config, mut network, weights) = load(DType::F32, true);
+        if let Network::SmolVlm(model) = &mut network {
+            model.set_checkpointing(checkpointing);
+        }
+        let comparison = compare(&config, &network, &weights, &reference, DType::F32).unwrap();
+        for row in &comparison.rows {
+            println!("{:70} {:.2e} {:.2e}", row.name, row.max_abs, row.relative);
+        }
+        assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
+        let count = |prefix: &str| comparison.rows.iter().filter(|r| r.name.starts_with(prefix)).count();
+        assert_eq!(count("grad."), 24);
+        assert_eq!(count("vision."), 6);
+        assert_eq!(comparison.skipped, ["bf16.logits", "bf16.loss", "grad_norm_all"]);
+    }
+}
+
+#[test]
+fn all_gradients_together() {
+    let reference = Weights::open(fixture("base.safetensors")).unwrap();
+    let want = reference.require("grad_norm_all").unwrap().to_f32().unwrap()[0];
+    let (_, network, weights) = load(DType::F32, true);
+    let gradients = base_loss(&network, &reference, DType::F32).backward().unwrap();
+    let squares: f64 = weights
+        .iter()
+        .filter_map(|(_, w)| gradients.get(w))
+        .map(|g| g.sum_squares().unwrap().item().unwrap())
+        .sum();
+    let relative = (squares.sqrt() / f64::from(want) - 1.0).abs();
+    assert!(relative < 1e-5, "{} against {want}", squares.sqrt());
+}
+
+/// The mean loss of the base fixture.
+fn base_loss(network: &Network, reference: &Weights, dtype: DType) -> Tensor {
+    let logits = base_logits(network, reference, dtype);
+    let labels: Vec<i32> =
+        reference.require("labels").unwrap().to_i64().unwrap().iter().map(|&l| l as i32).collect();
+    let (sum, counted) = model::loss::next_token_loss(&logits, &labels).unwrap();
+    sum.affine(1.0 / counted as f32, 0.0).unwrap()
+}
+
+fn base_logits(network: &Network, reference: &Weights, dtype: DType) -> Tensor {
+    let ids = i64s(reference, "input_ids");
+    let mask = i64s(reference, "attention_mask");
+    let lengths: Vec<usize> = mask.chunks(43).map(|row| row.iter().sum::<u32>() as usize).collect();
+    let pixels: Vec<f32> = reference.require("pixel_values").unwrap().to_f32().unwrap();
+    let real: Vec<f32> =
+        pixels.chunks(3 * 24 * 24).filter(|t| t.iter().any(|&x| x != 0.0)).flatten().copied().collect();
+    let pixels = Tensor::from_slice(&real, &[4, 3, 24, 24], &Device::cpu()).unwrap();
+    let model = vlm(network);
+    let features = model.image_features_in(dtype, &pixels, None).unwrap();
+    model.forward(&ids, &lengths, Some(&features), dtype).unwrap()
+}
+
+/// The whole model in bf16 lies as near to the f32 logits as PyTorch's own bf16 model does.
+#[test]
+fn bf16_is_as_good_as_the_references() {
+    let reference = Weights::open(fixture("base.safetensors")).unwrap();
+    let (_, network, _) = load(DType::BF16, false);
+    let ours = base_logits(&network, &reference, DType::BF16).to_f32_vec().unwrap();
+    let exact = reference.require("logits").unwrap().to_f32().unwrap();
+    let theirs = reference.require("bf16.logits").unwrap().to_f32().unwrap();
+    let rms = |a: &[f32]| {
+        let squares: f64 = a.iter().zip(&exact).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+        (squares / exact.len() as f64).sqrt()
+    };
+    println!("rms distance to f32: ours {:.4}, PyTorch's {:.4}", rms(&ours), rms(&theirs));
+    assert!(rms(&ours) < 1.25 * rms(&theirs));
+    let loss = base_loss(&network, &reference, DType::BF16).item().unwrap();
+    let want = f64::from(reference.require("loss").unwrap().to_f32().unwrap()[0]);
+    let theirs = f64::from(reference.require("bf16.loss").unwrap().to_f32().unwrap()[0]);
+    assert!((loss - want).abs() < 2.0 * (theirs - want).abs() + 5e-3 * want, "{loss} against {want} and {theirs}");
+}
+
+#[test]
+fn partly_valid_tiles() {
+    let file = Weights::open(fixture("vision.safetensors")).unwrap();
+    let (_, network, _) = load(DType::F32, false);
+    let model = vlm(&network);
+    let pixels = file.require("partial.pixel_values").unwrap().to_f32().unwrap();
+    let pixels = Tensor::from_slice(&pixels, &[4, 3, 24, 24], &Device::cpu()).unwrap();
+    let patches: Vec<bool> =
+        file.require("partial.patch_attention_mask").unwrap().bytes().iter().map(|&b| b != 0).collect();
+    let ids: Vec<u32> = patches.chunks(36).flat_map(|tile| position_ids(tile, 6)).collect();
+    assert_eq!(ids, i64s(&file, "partial.position_ids"));
+    let hidden = model.vision.forward(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
+    let want = file.require("partial.last_hidden_state").unwrap().to_f32().unwrap();
+    // Invalid patches attend to valid ones only, as queries they are computed all the same.
+    close(&hidden, &want, 2e-5);
+    let tokens = model.image_features(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
+    close(&tokens, &file.require("partial.connector").unwrap().to_f32().unwrap(), 2e-5);
+}
+
+fn close(ours: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(ours.len(), want.len());
+    let worst = ours.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "largest difference {worst:e}");
+}
+
+#[test]
+fn position_buckets() {
+    let file = Weights::open(fixture("vision.safetensors")).unwrap();
+    for g in [27usize, 32] {
+        let table = file.require(&format!("bucket.{g}")).unwrap().to_i64().unwrap();
+        for n in 1..=g {
+            let valid: Vec<bool> = (0..g * g).map(|i| i / g < n && i % g < n).collect();
+            let ids = position_ids(&valid, g);
+            for i in 0..n {
+                assert_eq!(i64::from(ids[i]), table[n * g + i], "column {i} of {n} in a grid of {g}");
+                assert_eq!(i64::from(ids[i * g]), table[n * g + i] * g as i64);
+            }
+        }
+    }
+}
+
+#[test]
+fn pixel_shuffles() {
+    let file = Weights::open(fixture("vision.safetensors")).unwrap();
+    for s in [2, 3, 4] {
+        let input = file.require(&format!("pixel_shuffle.{s}.in")).unwrap();
+        let x = Tensor::from_slice(&input.to_f32().unwrap(), input.shape(), &Device::cpu()).unwrap();
+        let want = file.require(&format!("pixel_shuffle.{s}.out")).unwrap();
+        let out = pixel_shuffle(&x, s).unwrap();
+        assert_eq!(&*out.dims(), want.shape());
+        assert_eq!(out.to_vec::<f32>().unwrap(), want.to_f32().unwrap());
+    }
+    let x = Tensor::zeros(&[1, 144, 2], DType::F32, &Device::cpu()).unwrap();
+    assert!(pixel_shuffle(&x, 5).is_err());
+}
+
+/// The prompts of the generation fixture are those of the base fixture without padding.
+fn prompt(model: &SmolVlm, ids: Vec<u32>, tiles: &[f32]) -> Prompt {
+    let pixels = Tensor::from_slice(tiles, &[tiles.len() / (3 * 24 * 24), 3, 24, 24], &Device::cpu()).unwrap();
+    let features = model.image_features(&pixels, None).unwrap();
+    Prompt { embeds: model.embed(&ids, 1, Some(&features)).unwrap(), ids }
+}
+
+#[test]
+fn greedy_generation_alone_and_in_a_batch() {
+    let file = Weights::open(fixture("generate.safetensors")).unwrap();
+    let base = Weights::open(fixture("base.safetensors")).unwrap();
+    let pixels = base.require("pixel_values").unwrap().to_f32().unwrap();
+    let tile = 3 * 24 * 24;
+    let (_, network, _) = load(DType::F32, false);
+    let model = vlm(&network);
+    let options = Options { max_new_tokens: 12, ..Options::default() };
+    let run = |prompts: &[Prompt]| {
+        let mut ignore = |_: usize, _: &str| ControlFlow::Continue(());
+        let (answers, _) = generate(&model.text, None, prompts, &options, &mut ignore).unwrap();
+        answers.into_iter().map(|a| a.ids).collect::<Vec<_>>()
+    };
+    let first = || prompt(model, i64s(&file, "single0.input_ids"), &pixels[..3 * tile]);
+    let second = || prompt(model, i64s(&file, "single1.input_ids"), &pixels[3 * tile..4 * tile]);
+    let want = [i64s(&file, "single0.new_ids"), i64s(&file, "single1.new_ids")];
+    assert_eq!(run(&[first()]), want[..1]);
+    assert_eq!(run(&[second()]), want[1..]);
+    let both = i64s(&file, "batch.new_ids");
+    assert_eq!(run(&[first(), second()]), both.chunks(12).map(<[u32]>::to_vec).collect::<Vec<_>>());
+    assert_eq!(run(&[second(), first()]), [want[1].clone(), want[0].clone()]);
+}
