@@ -36,7 +36,9 @@ pub(super) fn row_offset(layout: &Layout, mut row: usize) -> usize {
 pub(super) fn load_row<T: Float>(data: &[T], layout: &Layout, row: usize, buffer: &mut [f32]) {
     let at = row_offset(layout, row);
     let step = layout.strides[layout.dims.len() - 1];
-    if step == 1 {
+    if buffer.is_empty() {
+        // The rows of an empty matrix start beyond its slice.
+    } else if step == 1 {
         let data = &data[at..at + buffer.len()];
         buffer.iter_mut().zip(data).for_each(|(y, x)| *y = x.to_f32());
     } else {
