@@ -25,7 +25,7 @@ impl Prf {
     }
 
     /// `hits` over the two sizes; an empty side gives 0.
-    pub(crate) fn of_counts(hits: usize, hypothesis: usize, reference: usize) -> Self {
+    pub fn of_counts(hits: usize, hypothesis: usize, reference: usize) -> Self {
         Self::new(ratio(hits, hypothesis), ratio(hits, reference))
     }
 

@@ -10,7 +10,7 @@ mod template;
 
 pub use crate::image::Grid;
 pub use expand::expand_image;
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, SMOLVLM as SMOLVLM_TEMPLATE};
 
 use crate::config::{ConfigError, VisionLanguageConfig};
 use crate::tokenizer::{Tokenizer, TokenizerError};

@@ -165,6 +165,17 @@ impl Tiles<'_> {
         Image::from_planes(self.edge, self.edge, self.bytes[index * length..][..length].to_vec())
     }
 
+    /// The same tiles with every plane `[edge, edge]` replaced by what `change` makes of it (augmentation).
+    ///
+    /// # Panics
+    /// If `change` returns another number of bytes.
+    #[must_use]
+    pub fn map_planes(&self, change: impl Fn(&[u8]) -> Vec<u8>) -> Self {
+        let bytes: Vec<u8> = self.bytes.chunks_exact(self.edge * self.edge).flat_map(change).collect();
+        assert_eq!(bytes.len(), self.bytes.len(), "a plane of another size");
+        Self { bytes, ..self.clone() }
+    }
+
     /// Writes the pixels as the vision tower takes them, `[tiles, 3, edge, edge]`. No value is 0, which
     /// the reference needs to tell padding from pixels.
     ///

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::{Content, Message, PromptError};
 
 /// The rule of all published SmolVLM models (spec smolvlm §5), for folders without a template.
-const SMOLVLM: &str = "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}\
+pub const SMOLVLM: &str = "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}\
 {% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}\
 {% for item in message['content'] %}{% if item['type'] == 'image' %}<image>{% else %}{{ item['text'] }}\
 {% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}";

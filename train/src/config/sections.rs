@@ -1,0 +1,329 @@
+//! Sections of a run's configuration.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::schedule::Schedule;
+
+/// Element type of the arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// f32 throughout.
+    F32,
+    /// bf16 activations over f32 master weights; sums in f32.
+    #[default]
+    Bf16,
+}
+
+/// What is trained: a `folder` in Hugging Face layout, or a model from scratch by its `config` file or by
+/// `vision` and `text` sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// A model to start from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+    /// A `config.json`; weights are random.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
+    /// Pixel shuffle of a model by sizes.
+    #[serde(default = "two")]
+    pub scale_factor: usize,
+    /// The head is the embedding matrix (a model by sizes).
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of fresh weight matrices; norms start at 1, biases at 0.
+    #[serde(default = "init_std")]
+    pub init_std: f64,
+    /// Sizes of the vision tower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<VisionSizes>,
+    /// Sizes of the decoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextSizes>,
+}
+
+const fn two() -> usize {
+    2
+}
+
+const fn init_std() -> f64 {
+    0.02
+}
+
+/// SigLIP sizes by the names of `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisionSizes {
+    /// Edge of a tile in pixels.
+    pub image_size: usize,
+    /// Edge of a patch in pixels.
+    pub patch_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+}
+
+/// Llama sizes by the names of `config.json`; the vocabulary is the tokenizer's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextSizes {
+    /// Width.
+    pub hidden_size: usize,
+    /// Width of the gated feed-forward layer.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Base of the rotary frequencies.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    /// Longest sequence.
+    #[serde(default = "positions")]
+    pub max_position_embeddings: usize,
+}
+
+const fn rope_theta() -> f64 {
+    10_000.0
+}
+
+const fn positions() -> usize {
+    1024
+}
+
+/// Vocabulary of a model from scratch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerSection {
+    /// A `tokenizer.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Most entries of a byte-level BPE learned from the training rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<usize>,
+}
+
+/// Rows of JSON Lines files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// Where relative paths of this section start; itself relative to the configuration's folder.
+    #[serde(default)]
+    pub root: PathBuf,
+    /// The files. An `image_path` in one is relative to its folder.
+    pub files: Vec<PathBuf>,
+    /// The field that says to which part a row belongs: `train`, `val` (or `validation`), `test`.
+    #[serde(default = "split_field")]
+    pub split_field: String,
+    /// Lists of ids instead of the field; a row in no list belongs to no part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lists: Option<IdLists>,
+    /// Scalar values of the clinical case that are kept.
+    #[serde(default = "case_limit")]
+    pub case_limit: usize,
+    /// Share of the training samples whose clinical case is left out, drawn anew in every epoch.
+    #[serde(default)]
+    pub case_dropout: f64,
+}
+
+fn split_field() -> String {
+    "split".into()
+}
+
+const fn case_limit() -> usize {
+    model::prompt::report::CASE_LIMIT
+}
+
+/// Files with one id a line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdLists {
+    /// Trained on.
+    pub train: PathBuf,
+    /// Watched during training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<PathBuf>,
+    /// Kept for the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<PathBuf>,
+}
+
+/// How images are cut. What is not given comes from the model's folder; from scratch: no splitting.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSection {
+    /// Cut into tiles, beside the image as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub splitting: Option<bool>,
+    /// What the first resize makes of the longest edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_edge: Option<usize>,
+    /// Random changes of training images.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+}
+
+/// Largest random changes of a training image, each drawn uniformly. Never mirrored: the heart is on the left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augmentation {
+    /// Shift along each axis, as a share of the edge.
+    pub shift: f64,
+    /// Change of scale, as a share.
+    pub zoom: f64,
+    /// Turn, in degrees.
+    pub rotate: f64,
+    /// Added to every pixel, as a share of the range.
+    pub brightness: f64,
+    /// Change of the distance from mid-grey, as a share.
+    pub contrast: f64,
+}
+
+impl Augmentation {
+    /// True if images stay as they are.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which tokens count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossOver {
+    /// All but padding and image places, as the notebook has it.
+    #[default]
+    All,
+    /// The answer with its end.
+    Answer,
+}
+
+/// How the loss of an accumulated batch is averaged (spec smolvlm §7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalisation {
+    /// Sum over all counted tokens, divided by their number (transformers from 4.52).
+    #[default]
+    Tokens,
+    /// Mean of each micro-batch, then of these (transformers up to 4.51).
+    MicroBatches,
+}
+
+/// What is minimised: cross-entropy of the next token.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossSection {
+    /// Which tokens count.
+    pub over: LossOver,
+    /// How they are averaged.
+    pub normalisation: Normalisation,
+}
+
+/// `AdamW`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerSection {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the denominator.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Norms and biases decay too.
+    pub decay_norms_and_biases: bool,
+}
+
+impl Default for OptimizerSection {
+    fn default() -> Self {
+        Self {
+            lr: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decay_norms_and_biases: false,
+        }
+    }
+}
+
+/// Learning rate over time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSection {
+    /// Its shape.
+    pub shape: Schedule,
+    /// Steps that it rises for.
+    pub warmup_steps: usize,
+}
+
+impl Default for ScheduleSection {
+    fn default() -> Self {
+        Self { shape: Schedule::Linear, warmup_steps: 50 }
+    }
+}
+
+/// Element type of exported weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightDType {
+    /// Half the size.
+    #[default]
+    Bf16,
+    /// As they were trained.
+    F32,
+}
+
+/// The loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingSection {
+    /// Rows of a micro-batch.
+    pub batch_size: usize,
+    /// Micro-batches of a step.
+    pub accumulation: usize,
+    /// Passes over the training rows.
+    pub epochs: usize,
+    /// Largest global norm of the gradients; longer ones are shortened to it. 0: never.
+    pub clip_norm: f64,
+    /// Recompute layers in the backward pass instead of keeping their activations.
+    pub checkpointing: bool,
+    /// Steps between measurements of the validation loss; 0: only at the end of each epoch.
+    pub validate_every: usize,
+    /// Steps between checkpoints; 0: only at the end of each epoch.
+    pub checkpoint_every: usize,
+    /// Checkpoints kept; older ones are removed.
+    pub keep_checkpoints: usize,
+    /// Element type of the exported model.
+    pub export_dtype: WeightDType,
+}
+
+impl Default for TrainingSection {
+    fn default() -> Self {
+        Self {
+            batch_size: 4,
+            accumulation: 4,
+            epochs: 1,
+            clip_norm: 1.0,
+            checkpointing: true,
+            validate_every: 0,
+            checkpoint_every: 0,
+            keep_checkpoints: 2,
+            export_dtype: WeightDType::Bf16,
+        }
+    }
+}

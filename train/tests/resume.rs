@@ -1,0 +1,98 @@
+//! A run that was stopped and continued gives the bytes of one that was not.
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use engine::cpu::threads::with_threads;
+use train::metrics::StepRecord;
+use train::{Options, Summary, TrainConfig, run};
+
+/// Everything random switched on, and steps that do not divide the epoch.
+const CHANGES: [(&str, &str); 6] = [
+    ("data.case_dropout", "0.5"),
+    ("image.augmentation.shift", "0.1"),
+    ("image.augmentation.brightness", "0.2"),
+    ("training.batch_size", "1"),
+    ("training.accumulation", "3"),
+    ("training.epochs", "3"),
+];
+
+fn until(step: usize, config: &TrainConfig, resume: bool) -> Summary {
+    let stop = AtomicBool::new(false);
+    let seen = |record: &StepRecord| {
+        if record.step >= step {
+            stop.store(true, Ordering::Relaxed);
+        }
+    };
+    run(config, &Options { resume, stop: Some(&stop), on_step: Some(&seen), progress: false }).unwrap()
+}
+
+fn weights(folder: &Path) -> Vec<u8> {
+    std::fs::read(folder.join("run/model/model.safetensors")).unwrap()
+}
+
+fn fresh(overrides: &[(&str, &str)]) -> (tempfile::TempDir, TrainConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    common::data(folder.path());
+    let mut all = CHANGES.to_vec();
+    all.push(("training.export_dtype", "f32"));
+    all.extend(overrides);
+    let config = common::config(folder.path(), &all);
+    (folder, config)
+}
+
+#[test]
+fn six_steps_are_three_and_three_for_any_number_of_threads() {
+    for precision in ["f32", "bf16"] {
+        let change = [("precision", precision)];
+        let (straight, config) = fresh(&change);
+        assert_eq!(with_threads(1, || run(&config, &Options::default())).unwrap().steps, 6);
+
+        let (stopped, config) = fresh(&change);
+        let first = with_threads(2, || until(3, &config, false));
+        assert_eq!((first.steps, first.stopped), (3, true));
+        assert!(first.model.is_none());
+        let second = with_threads(2, || run(&config, &Options { resume: true, ..Options::default() })).unwrap();
+        assert_eq!((second.steps, second.stopped), (6, false));
+        assert!(weights(straight.path()) == weights(stopped.path()), "weights differ ({precision})");
+
+        // Each step is in the metrics once.
+        let metrics = std::fs::read_to_string(stopped.path().join("run/metrics.jsonl")).unwrap();
+        assert_eq!(metrics.matches("\"kind\":\"step\"").count(), 6);
+    }
+}
+
+#[test]
+fn old_checkpoints_go_and_a_run_is_not_written_over() {
+    let (folder, config) =
+        fresh(&[("training.checkpoint_every", "1"), ("training.keep_checkpoints", "2")]);
+    run(&config, &Options::default()).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(folder.path().join("run/checkpoints"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["step-000005", "step-000006"]);
+    let said = run(&config, &Options::default()).unwrap_err().to_string();
+    assert!(said.contains("--resume"), "{said}");
+    // A finished run that is resumed has nothing to do.
+    assert_eq!(run(&config, &Options { resume: true, ..Options::default() }).unwrap().steps, 6);
+}
+
+#[test]
+fn another_configuration_or_other_data_are_refused() {
+    let (folder, config) = fresh(&[]);
+    until(2, &config, false);
+    let resume = Options { resume: true, ..Options::default() };
+    let mut other = config.clone();
+    other.optimizer.lr = 1.0;
+    let said = run(&other, &resume).unwrap_err().to_string();
+    assert!(said.contains("optimizer.lr"), "{said}");
+    let rows = folder.path().join("rows.jsonl");
+    let text = std::fs::read_to_string(&rows).unwrap();
+    std::fs::write(&rows, text.lines().skip(1).map(|l| format!("{l}\n")).collect::<String>()).unwrap();
+    let said = run(&config, &resume).unwrap_err().to_string();
+    assert!(said.contains("the data changed"), "{said}");
+}
