@@ -13,6 +13,7 @@ mod open;
 mod output;
 mod report;
 mod system;
+mod train;
 
 use std::io;
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ enum Command {
     Report(report::ReportArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Train(train::TrainArgs),
     Devices(devices::DevicesArgs),
 }
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args, &cli.global, started),
         Command::Generate(args) => generate::run(&args, &cli.global),
         Command::Inspect(args) => inspect::run(&args, &cli.global),
+        Command::Train(args) => train::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
     };
     result.unwrap_or_else(|error| {
