@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::ops::{
     AdamW, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy, CrossEntropyGrad,
-    Embedding, EmbeddingGrad, MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind, ScatterRows,
-    Unary, UnaryKind, Write,
+    Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind, LayerNorm, LayerNormGrad,
+    MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind, ScatterRows, Unary, UnaryKind, Write,
 };
 use engine::{DType, Device, Op, Result, Rng, Tensor, apply};
 use proptest::prelude::*;
@@ -53,6 +53,9 @@ const CALLS: &[(&str, Call)] = &[
     ("linear", |t, _| one(t[0].linear(&t[1], None))),
     ("linear+bias", |t, _| one(t[0].linear(&t[1], Some(&t[2])))),
     ("rms_norm", |t, _| one(t[0].rms_norm(&t[1], 1e-5))),
+    ("layer_norm", |t, _| one(t[0].layer_norm(&t[1], &t[2], 1e-5))),
+    ("gelu", |t, _| one(t[0].gelu(GeluKind::Erf))),
+    ("gated_silu", |t, _| one(t[0].gated_silu(&t[1]))),
     ("sum", |t, rng| one(t[0].sum(&list(rng)))),
     ("sum_keep", |t, rng| one(t[0].sum_keep(&list(rng)))),
     ("mean", |t, rng| one(t[0].mean(&list(rng)))),
@@ -111,6 +114,12 @@ const CALLS: &[(&str, Call)] = &[
     ("raw reduce", |t, rng| raw(Reduce { kind: ReduceKind::SumSquares, axes: rng.bits() as u32 }, t, rng)),
     ("raw rms_norm", |t, rng| raw(RmsNorm { eps: 0.0 }, t, rng)),
     ("raw rms_norm_grad", |t, rng| raw(RmsNormGrad { eps: 0.0 }, t, rng)),
+    ("raw layer_norm", |t, rng| raw(LayerNorm { eps: 0.0 }, t, rng)),
+    ("raw layer_norm_grad", |t, rng| raw(LayerNormGrad { eps: 0.0 }, t, rng)),
+    ("raw gelu", |t, rng| raw(Gelu { kind: GeluKind::Tanh }, t, rng)),
+    ("raw gelu_grad", |t, rng| raw(GeluGrad { kind: GeluKind::Tanh }, t, rng)),
+    ("raw gated_silu", |t, rng| raw(GatedSilu, t, rng)),
+    ("raw gated_silu_grad", |t, rng| raw(GatedSiluGrad, t, rng)),
     ("raw write", |t, rng| raw(Write, t, rng)),
 ];
 

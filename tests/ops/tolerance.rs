@@ -35,8 +35,10 @@ pub(crate) enum Class {
 
 /// Roundings to the element type, and roundings to f32.
 fn roundings(class: Class) -> (f64, f64) {
-    // Errors of a long sum grow like √n, not n: they have both signs. Twice that is never seen.
-    let long = |n: usize| 2.0 * (n as f64).sqrt();
+    // A chain of n additions is off by n roundings at worst, and it comes to that where equal values are
+    // added (an expanded view). Kernels cut chains at some hundred terms; over the partial sums the errors
+    // have both signs and grow like √n.
+    let long = |n: usize| n.min(256) as f64 + 2.0 * (n as f64).sqrt();
     match class {
         Class::Exact => (0.0, 0.0),
         // A multiply and an add, fused or not; then the result is rounded.
@@ -70,7 +72,11 @@ fn range(dtype: DType) -> (f64, f64) {
 /// Compares element by element.
 pub(crate) fn close(got: &[f64], expect: &Expect) -> Check {
     let (own, f32s) = roundings(expect.class);
-    let (tiny, huge) = range(expect.dtype);
+    let (mut tiny, huge) = range(expect.dtype);
+    if matches!(expect.class, Class::Norm(_)) {
+        // The first rounding may hit a subnormal; weights of the tests, standard normal, stay below 8.
+        tiny *= 8.0;
+    }
     let u = unit_roundoff(expect.dtype);
     let pairs = got.iter().zip(&expect.values.data).zip(&expect.scale.data);
     for (i, ((&got, &want), &scale)) in pairs.enumerate() {

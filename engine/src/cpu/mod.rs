@@ -4,6 +4,7 @@ mod buffer;
 pub mod flash;
 pub mod gemm;
 pub mod isa;
+mod math;
 mod multiversion;
 mod rows;
 pub mod threads;
