@@ -3,6 +3,7 @@
 use model::bundle::Embedded;
 
 /// The content of a file at an address that tensors can be read from in place.
+#[allow(unused_macros, reason = "not used where the build found no model")]
 macro_rules! aligned {
     ($path:expr) => {{
         #[repr(align(64))]

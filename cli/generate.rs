@@ -255,7 +255,7 @@ fn log(bundle: &Bundle, answers: &[Generation], embedding: Duration, timings: &T
     );
     if let Some(rate) = timings.decode_rate() {
         tracing::info!(
-            "{} steps of {} sequences, {rate:.1} tokens/s each",
+            "{} decode steps, {} at a time: {rate:.1} tokens/s each",
             timings.decode_steps,
             answers.len()
         );

@@ -151,10 +151,7 @@ impl Inspection {
         let tokens = image_tokens + text_tokens;
         let decoder = config.prefill_work(tokens);
         let head = config.head_work();
-        let dtype = args.dtype.unwrap_or(match config.torch_dtype.as_deref() {
-            Some("float32") => FloatType::F32,
-            _ => FloatType::Bf16,
-        });
+        let dtype = args.dtype.unwrap_or(source.dtype);
         let (name, width) = match dtype {
             FloatType::F32 => ("f32", 4),
             FloatType::Bf16 => ("bf16", 2),

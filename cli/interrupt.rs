@@ -20,6 +20,11 @@ pub(crate) fn watch() -> Result<()> {
     .context("cannot watch for Ctrl-C")
 }
 
+/// What Ctrl-C sets, for loops of other crates.
+pub(crate) fn flag() -> &'static AtomicBool {
+    &ASKED
+}
+
 /// Whether Ctrl-C was pressed.
 pub(crate) fn asked() -> bool {
     ASKED.load(Ordering::Relaxed)

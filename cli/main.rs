@@ -14,6 +14,7 @@ mod output;
 mod parity;
 mod report;
 mod system;
+mod train;
 
 use std::io;
 use std::process::ExitCode;
@@ -41,6 +42,7 @@ enum Command {
     Report(report::ReportArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Train(train::TrainArgs),
     Devices(devices::DevicesArgs),
     Parity(parity::ParityArgs),
 }
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args, &cli.global, started),
         Command::Generate(args) => generate::run(&args, &cli.global),
         Command::Inspect(args) => inspect::run(&args, &cli.global),
+        Command::Train(args) => train::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
         Command::Parity(args) => parity::run(&args, &cli.global),
     };

@@ -5,15 +5,18 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use engine::weights::Weights;
 use model::bundle::{gguf_config, gguf_name};
-use model::config::{Config, ModelType, PreprocessorConfig};
+use model::config::{Config, PreprocessorConfig};
 use serde::Serialize;
 
-use crate::{demo, open};
+use crate::demo;
+use crate::open::{FloatType, NO_MODEL};
 
 /// A model without its weights in memory.
 pub(super) struct Source {
     pub(super) origin: String,
     pub(super) config: Config,
+    /// What the model is opened in, where nobody says.
+    pub(super) dtype: FloatType,
     /// `None` for a text model.
     pub(super) preprocessor: Option<PreprocessorConfig>,
     /// `None` where there are no weights to look at.
@@ -85,11 +88,11 @@ impl Source {
             let known: Vec<_> = Config::known_names().collect();
             bail!("{name}: neither a file or folder nor a model known by name ({})", known.join(", "));
         };
-        Ok(Self { origin: name.into(), preprocessor: PreprocessorConfig::known(name), config, file: None })
+        Ok(Self { origin: name.into(), preprocessor: PreprocessorConfig::known(name), dtype: stored(&config), config, file: None })
     }
 
     fn demonstration() -> Result<Self> {
-        let files = demo::model().ok_or_else(|| anyhow!(open::NO_MODEL))?;
+        let files = demo::model().ok_or_else(|| anyhow!(NO_MODEL))?;
         let path = |name: &str| format!("{}/{name}", files.name);
         let json = demo::text("config.json").with_context(|| format!("{}: missing", path("config.json")))?;
         let config = Config::from_json(json, &path("config.json"))?;
@@ -102,6 +105,7 @@ impl Source {
             origin: files.name.into(),
             preprocessor: or_default(settings.transpose()?, &config),
             file: Some(FileCheck::new(&config, &weights, |_| None)),
+            dtype: stored(&config),
             config,
         })
     }
@@ -127,6 +131,7 @@ impl Source {
         Ok(Self {
             origin: path.display().to_string(),
             preprocessor: or_default(settings, &config),
+            dtype: stored(&config),
             config,
             file: None,
         })
@@ -141,11 +146,12 @@ impl Source {
             );
         };
         let config = gguf_config(meta, &weights)?;
-        debug_assert_eq!(config.model_type, ModelType::Llama);
         Ok(Self {
             origin: path.display().to_string(),
             preprocessor: None,
             file: Some(FileCheck::new(&config, &weights, gguf_name)),
+            // What block-quantised weights become.
+            dtype: FloatType::F32,
             config,
         })
     }
@@ -155,6 +161,14 @@ impl Source {
 fn or_default(settings: Option<PreprocessorConfig>, config: &Config) -> Option<PreprocessorConfig> {
     let image = config.image.as_ref()?;
     Some(settings.unwrap_or_else(|| PreprocessorConfig::with_tile_edge(image.vision.image_size)))
+}
+
+/// The type that the published weights have, by `torch_dtype`.
+fn stored(config: &Config) -> FloatType {
+    match config.torch_dtype.as_deref() {
+        Some("float32" | "float16") => FloatType::F32,
+        _ => FloatType::Bf16,
+    }
 }
 
 fn has_no_weights(folder: &Path) -> bool {
