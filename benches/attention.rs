@@ -3,7 +3,7 @@
 //! The peak is that of a loop of multiply-adds on registers, on all threads. It is probed before each run,
 //! since clocks and neighbours change, and the share of it is the median of the runs' shares. Counted are
 //! 4·B·H·Sq·Sk·D floating-point operations forward (half of it under a causal mask) and 2.5 times that
-//! backward, as the FlashAttention papers do. Decoding is counted in bytes of K and V.
+//! backward, as the papers on flash attention do. Decoding is counted in bytes of K and V.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -186,6 +186,7 @@ fn portable(rounds: usize) -> f32 {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    #[allow(clippy::wildcard_imports)]
     use std::arch::x86_64::*;
     use std::hint::black_box;
 

@@ -227,9 +227,8 @@ impl Table {
             self.row(&name, took, bytes as f64, "GB/s", peak, &extra);
             return;
         }
-        let extra = if T::DTYPE == DType::F32 { rival(&a, &w, m, k, n) } else { String::new() };
         let peak = self.peak(T::DTYPE);
-        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, &extra);
+        self.row(&name, took, (2 * m * n * k) as f64, "GFLOP/s", peak, "");
     }
 
     /// The other orders of operands: `A·B` and `Aᵀ·B`, row-major.
@@ -278,41 +277,6 @@ impl Table {
             self.row(&name, took, flops, "GFLOP/s", peak, "");
         }
     }
-}
-
-/// The `gemm` crate on the same operands and as many threads.
-fn rival<T: Float>(a: &[T], w: &[T], m: usize, k: usize, n: usize) -> String {
-    let (a, w): (&[f32], &[f32]) = (bytemuck::cast_slice(a), bytemuck::cast_slice(w));
-    let mut c = vec![0f32; m * n];
-    let parallelism = gemm::Parallelism::Rayon(threads::threads());
-    let took = time(|| {
-        // SAFETY: the strides describe row-major [m, k], [n, k] transposed and [m, n] slices of that length.
-        unsafe {
-            gemm::gemm(
-                m,
-                n,
-                k,
-                c.as_mut_ptr(),
-                1,
-                n as isize,
-                false,
-                a.as_ptr(),
-                1,
-                k as isize,
-                w.as_ptr(),
-                k as isize,
-                1,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
-    });
-    let rate = |s: f64| (2 * m * n * k) as f64 / s / 1e9;
-    format!("gemm crate {:.1}, best {:.1}", rate(took.median), rate(took.min))
 }
 
 fn main() {

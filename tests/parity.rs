@@ -112,7 +112,10 @@ fn bf16_is_as_good_as_the_references() {
     let loss = base_loss(&network, &reference, DType::BF16).item().unwrap();
     let want = f64::from(reference.require("loss").unwrap().to_f32().unwrap()[0]);
     let theirs = f64::from(reference.require("bf16.loss").unwrap().to_f32().unwrap()[0]);
-    assert!((loss - want).abs() < 2.0 * (theirs - want).abs() + 5e-3 * want, "{loss} against {want} and {theirs}");
+    assert!(
+        (loss - want).abs() < 2.0 * (theirs - want).abs() + 5e-3 * want,
+        "{loss} against {want} and {theirs}"
+    );
 }
 
 #[test]
@@ -173,7 +176,8 @@ fn pixel_shuffles() {
 
 /// The prompts of the generation fixture are those of the base fixture without padding.
 fn prompt(model: &SmolVlm, ids: Vec<u32>, tiles: &[f32]) -> Prompt {
-    let pixels = Tensor::from_slice(tiles, &[tiles.len() / (3 * 24 * 24), 3, 24, 24], &Device::cpu()).unwrap();
+    let pixels =
+        Tensor::from_slice(tiles, &[tiles.len() / (3 * 24 * 24), 3, 24, 24], &Device::cpu()).unwrap();
     let features = model.image_features(&pixels, None).unwrap();
     Prompt { embeds: model.embed(&ids, 1, Some(&features)).unwrap(), ids }
 }

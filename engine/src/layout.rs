@@ -44,6 +44,7 @@ impl Dims {
     }
 
     /// Row-major strides of a contiguous tensor of this shape, in elements.
+    #[must_use]
     pub fn contiguous_strides(&self) -> Self {
         let mut strides = *self;
         let mut step = 1;

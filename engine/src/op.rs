@@ -162,6 +162,7 @@ where
 /// Applies `op` onto existing tensors: `targets` hold the old values and receive the new ones. The tape
 /// does not see it: targets must be leaves or untracked, and a saved tensor that is changed this way
 /// makes a later backward pass fail with a clear error instead of giving a wrong gradient.
+#[allow(clippy::needless_pass_by_value, reason = "as `apply`, which keeps the operation")]
 pub fn apply_in_place<O: Op>(op: O, targets: &[&Tensor], inputs: &[&Tensor]) -> Result<()>
 where
     Compiled: Offers<O>,

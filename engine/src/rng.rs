@@ -1,6 +1,6 @@
 //! Random numbers that are the same on every machine and can be saved with a checkpoint.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the whole state is one word.
+/// `SplitMix64` (Steele, Lea, Flood 2014): the whole state is one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rng {
     state: u64,

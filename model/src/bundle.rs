@@ -111,7 +111,7 @@ impl Files {
 
 impl Bundle {
     /// Opens a folder in Hugging Face layout or a GGUF file. Weights become `dtype`, or stay as the file
-    /// has them (block-quantised ones become f32, which holds their values exactly).
+    /// has them (f16 and block-quantised ones become f32, which holds their values exactly).
     pub fn open(path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
         if path.is_dir() {
             let weights = Weights::open(path)?;
@@ -190,9 +190,9 @@ impl Bundle {
         let origin = weights.path().display().to_string();
         let meta = weights.gguf().ok_or_else(|| Error::Input(format!("{origin}: is no GGUF file")))?.clone();
         let config = gguf_config(&meta, &weights)?;
-        let info = meta
-            .tokenizer()?
-            .ok_or_else(|| Error::Input(format!("{origin}: carries no tokenizer; convert it with its vocabulary")))?;
+        let info = meta.tokenizer()?.ok_or_else(|| {
+            Error::Input(format!("{origin}: carries no tokenizer; convert it with its vocabulary"))
+        })?;
         let template = match &info.chat_template {
             Some(template) => ChatTemplate::new(template, &origin)?,
             None => ChatTemplate::smolvlm(),
@@ -205,8 +205,13 @@ impl Bundle {
         };
         let tokenizer = Tokenizer::from_gguf(&GgufVocab::from(info), &origin)?;
         let loader = Loader::renamed(Arc::new(weights), dtype, device, gguf_name);
-        let llama =
-            Llama::load(&loader, &config.text, Names::LLAMA, RopeKind::Interleaved, config.tie_word_embeddings)?;
+        let llama = Llama::load(
+            &loader,
+            &config.text,
+            Names::LLAMA,
+            RopeKind::Interleaved,
+            config.tie_word_embeddings,
+        )?;
         Ok(Self {
             origin,
             template,
@@ -311,7 +316,9 @@ impl Bundle {
 /// The network of a configuration, with tensors under their published names.
 pub fn network(loader: &Loader, config: &Config) -> Result<Network> {
     Ok(match config.model_type {
-        ModelType::Idefics3 | ModelType::SmolVlm => Network::SmolVlm(Box::new(SmolVlm::load(loader, config)?)),
+        ModelType::Idefics3 | ModelType::SmolVlm => {
+            Network::SmolVlm(Box::new(SmolVlm::load(loader, config)?))
+        }
         ModelType::Llama => Network::Llama(Box::new(Llama::load(
             loader,
             &config.text,
@@ -322,8 +329,8 @@ pub fn network(loader: &Loader, config: &Config) -> Result<Network> {
     })
 }
 
-/// GGUF's name of a decoder tensor.
-fn gguf_name(name: &str) -> Option<String> {
+/// GGUF's name of a decoder tensor; `None` if it is none.
+pub fn gguf_name(name: &str) -> Option<String> {
     let outer = match name {
         "model.embed_tokens.weight" => Some("token_embd.weight"),
         "model.norm.weight" => Some("output_norm.weight"),
@@ -349,7 +356,8 @@ fn gguf_name(name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{part}.weight"))
 }
 
-fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
+/// The sizes of the model in a GGUF file.
+pub fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
     let architecture = meta.required("general.architecture", gguf::Metadata::str)?;
     if architecture != "llama" {
         return Err(Error::Input(format!(
@@ -357,7 +365,8 @@ fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
             weights.path().display()
         )));
     }
-    let size = |key: &str| Ok::<_, Error>(meta.required(&format!("llama.{key}"), gguf::Metadata::u32)? as usize);
+    let size =
+        |key: &str| Ok::<_, Error>(meta.required(&format!("llama.{key}"), gguf::Metadata::u32)? as usize);
     let hidden_size = size("embedding_length")?;
     let heads = size("attention.head_count")?;
     let kv_heads = meta.u32("llama.attention.head_count_kv")?.map_or(heads, |n| n as usize);
@@ -368,7 +377,9 @@ fn gguf_config(meta: &gguf::Metadata, weights: &Weights) -> Result<Config> {
     if let Some(n) = meta.u32("llama.rope.dimension_count")?
         && n as usize != head_dim
     {
-        return Err(meta.error("llama.rope.dimension_count", format!("is {n}, heads are {head_dim} wide")).into());
+        return Err(meta
+            .error("llama.rope.dimension_count", format!("is {n}, heads are {head_dim} wide"))
+            .into());
     }
     let vocab_size = weights.require("token_embd.weight")?.rows();
     let config = Config {

@@ -10,6 +10,7 @@ mod known;
 mod raw;
 mod tensors;
 mod validate;
+mod work;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use files::{GenerationConfig, PreprocessorConfig};
 pub use tensors::{ParameterCount, Part, TensorShape};
+pub use work::Work;
 
 /// What can be wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]

@@ -119,7 +119,8 @@ impl<'a> Writer<'a> {
 
     /// Cuts at the first stop text, if one is there.
     fn cut(&mut self) -> Option<String> {
-        let found = self.stop.iter().filter_map(|s| self.text.find(s.as_str()).map(|at| (at, s))).min_by_key(|f| f.0);
+        let found =
+            self.stop.iter().filter_map(|s| self.text.find(s.as_str()).map(|at| (at, s))).min_by_key(|f| f.0);
         let (at, stop) = found?;
         self.text.truncate(at);
         Some(stop.clone())
@@ -193,7 +194,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(model: &'a Llama, tokenizer: Option<&'a Tokenizer>, prompts: &[Prompt], options: &'a Options) -> Result<Self> {
+    fn start(
+        model: &'a Llama,
+        tokenizer: Option<&'a Tokenizer>,
+        prompts: &[Prompt],
+        options: &'a Options,
+    ) -> Result<Self> {
         let started = Instant::now();
         let device = model.device();
         let h = model.config().hidden_size;
@@ -224,7 +230,8 @@ impl<'a> Run<'a> {
                 pads.iter().flat_map(|&pad| (0..n).map(move |i| f(i, pad))).collect()
             };
             let positions = grid(&|i, pad| i.saturating_sub(pad) as u32, longest);
-            let mask: Vec<u8> = grid(&|i, pad| u32::from(i >= pad), capacity).iter().map(|&m| m as u8).collect();
+            let mask: Vec<u8> =
+                grid(&|i, pad| u32::from(i >= pad), capacity).iter().map(|&m| m as u8).collect();
             let mask = Tensor::from_slice(&mask, &[batch, capacity], device)?;
             let places = Places {
                 positions: Tensor::from_slice(&positions, &[batch, longest], device)?,
@@ -268,7 +275,11 @@ impl<'a> Run<'a> {
         let generations = self
             .sequences
             .into_iter()
-            .map(|s| Generation { ids: s.ids, text: s.writer.text, finish: s.finish.unwrap_or(Finish::Length) })
+            .map(|s| Generation {
+                ids: s.ids,
+                text: s.writer.text,
+                finish: s.finish.unwrap_or(Finish::Length),
+            })
             .collect();
         Ok((generations, self.timings))
     }

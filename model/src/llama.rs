@@ -75,7 +75,13 @@ pub struct Cache {
 
 impl Cache {
     /// An empty cache for `capacity` tokens of each of `batch` sequences.
-    pub fn new(config: &TextConfig, batch: usize, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub fn new(
+        config: &TextConfig,
+        batch: usize,
+        capacity: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let dims = [batch, capacity, config.num_key_value_heads, config.head_dim];
         let layers = engine::memory::tagged("kv cache", || {
             (0..config.num_hidden_layers)
@@ -135,7 +141,8 @@ impl Llama {
     ) -> Result<Self> {
         let (h, prefix) = (config.hidden_size, names.prefix);
         let vocab = [config.vocab_size, h];
-        let embed_tokens = loader.get(&format!("{prefix}.embed_tokens.weight"), &vocab, Init::Normal(INIT_STD))?;
+        let embed_tokens =
+            loader.get(&format!("{prefix}.embed_tokens.weight"), &vocab, Init::Normal(INIT_STD))?;
         let layers = (0..config.num_hidden_layers)
             .map(|i| Layer::load(loader, config, &format!("{prefix}.layers.{i}"), i, rope).map(Arc::new))
             .collect::<Result<_>>()?;
@@ -167,7 +174,10 @@ impl Llama {
     pub fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor> {
         let n = ids.len() / batch.max(1);
         if ids.len() != batch * n || batch == 0 {
-            return Err(Error::Input(format!("{} ids do not make {batch} sequences of one length", ids.len())));
+            return Err(Error::Input(format!(
+                "{} ids do not make {batch} sequences of one length",
+                ids.len()
+            )));
         }
         Ok(self.embed_tokens.embedding(&Tensor::from_slice(ids, &[batch, n], self.device())?)?)
     }
@@ -247,7 +257,12 @@ impl Layer {
                 theta: config.rope_theta as f32,
                 rope,
             },
-            post_attention_layernorm: RmsNorm::load(loader, &format!("{name}.post_attention_layernorm"), h, eps)?,
+            post_attention_layernorm: RmsNorm::load(
+                loader,
+                &format!("{name}.post_attention_layernorm"),
+                h,
+                eps,
+            )?,
             mlp: Mlp {
                 gate: Linear::load(loader, &format!("{mlp}.gate_proj"), h, inter, false)?,
                 up: Linear::load(loader, &format!("{mlp}.up_proj"), h, inter, false)?,

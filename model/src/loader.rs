@@ -18,7 +18,7 @@ enum Source {
 pub struct Loader {
     source: Source,
     device: Device,
-    /// Convert floating tensors to this type; `None` keeps what the file has.
+    /// Convert floating tensors to this type; `None` keeps what the file has, except that f16 becomes f32.
     dtype: Option<DType>,
     trainable: bool,
     given: Mutex<Vec<(String, Tensor)>>,
@@ -129,10 +129,11 @@ impl Loader {
         };
         let tensor = match (stored, self.dtype) {
             (Some(stored), _) => {
-                let tensor =
-                    Tensor::from_mapped(entry.mapping(), entry.range(), dims, stored, &self.device)?;
+                let tensor = Tensor::from_mapped(entry.mapping(), entry.range(), dims, stored, &self.device)?;
                 match self.dtype {
                     Some(dtype) if dtype != stored => tensor.to_dtype(dtype)?,
+                    // Products take f32 and bf16; bf16 would drop three bits of an f16.
+                    None if stored == DType::F16 => tensor.to_dtype(DType::F32)?,
                     _ => tensor,
                 }
             }
@@ -152,7 +153,10 @@ impl Loader {
 pub fn find_not_finite(tensors: &[(String, Tensor)]) -> Result<Option<String>> {
     for (name, tensor) in tensors {
         if let Some(i) = tensor.to_f32_vec()?.iter().position(|x| !x.is_finite()) {
-            return Ok(Some(format!("weight `{name}` {:?} holds a value that is not finite at element {i}", tensor.dims())));
+            return Ok(Some(format!(
+                "weight `{name}` {:?} holds a value that is not finite at element {i}",
+                tensor.dims()
+            )));
         }
     }
     Ok(None)

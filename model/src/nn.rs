@@ -66,7 +66,10 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// Tensor `{name}.weight`.
     pub fn load(loader: &Loader, name: &str, n: usize, eps: f64) -> Result<Self> {
-        Ok(Self { weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?, eps: eps as f32 })
+        Ok(Self {
+            weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?,
+            eps: eps as f32,
+        })
     }
 
     /// Over the last dimension.

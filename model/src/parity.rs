@@ -82,7 +82,13 @@ impl Comparison {
         });
         let relative = max_abs / largest.max(f64::MIN_POSITIVE);
         let tolerance = tolerance(dtype, entry.name().starts_with("grad"));
-        self.rows.push(Row { name: entry.name().into(), max_abs, relative, tolerance, ok: relative <= tolerance });
+        self.rows.push(Row {
+            name: entry.name().into(),
+            max_abs,
+            relative,
+            tolerance,
+            ok: relative <= tolerance,
+        });
         Ok(())
     }
 }
@@ -108,11 +114,15 @@ fn inputs(config: &Config, reference: &Weights, device: &engine::Device) -> Resu
     let (ids, shape) = integers(reference, "input_ids")?
         .ok_or_else(|| Error::Input(format!("{path}: no `input_ids`; a dump holds its inputs")))?;
     let [batch, n] = shape[..] else {
-        return Err(Error::Input(format!("{path}: `input_ids` has shape {shape:?}, expected [batch, tokens]")));
+        return Err(Error::Input(format!(
+            "{path}: `input_ids` has shape {shape:?}, expected [batch, tokens]"
+        )));
     };
     let ids = ids
         .iter()
-        .map(|&id| u32::try_from(id).map_err(|_| Error::Input(format!("{path}: token id {id} in `input_ids`"))))
+        .map(|&id| {
+            u32::try_from(id).map_err(|_| Error::Input(format!("{path}: token id {id} in `input_ids`")))
+        })
         .collect::<Result<Vec<_>>>()?;
     let lengths = match integers(reference, "attention_mask")? {
         None => vec![n; batch],
@@ -122,12 +132,16 @@ fn inputs(config: &Config, reference: &Weights, device: &engine::Device) -> Resu
                 let length = row.iter().filter(|&&m| m != 0).count();
                 let right = row[..length].iter().all(|&m| m != 0);
                 right.then_some(length).ok_or_else(|| {
-                    Error::Input(format!("{path}: `attention_mask` is not right-padded; dump single or right-padded rows"))
+                    Error::Input(format!(
+                        "{path}: `attention_mask` is not right-padded; dump single or right-padded rows"
+                    ))
                 })
             })
             .collect::<Result<_>>()?,
         Some((_, shape)) => {
-            return Err(Error::Input(format!("{path}: `attention_mask` has shape {shape:?}, expected [{batch}, {n}]")));
+            return Err(Error::Input(format!(
+                "{path}: `attention_mask` has shape {shape:?}, expected [{batch}, {n}]"
+            )));
         }
     };
     let (pixels, patches) = match (&config.image, reference.get("pixel_values")) {
@@ -146,8 +160,10 @@ fn inputs(config: &Config, reference: &Weights, device: &engine::Device) -> Resu
             let real: Vec<usize> = (0..values.len() / area)
                 .filter(|t| values[t * area..(t + 1) * area].iter().any(|&x| x != 0.0))
                 .collect();
-            let kept: Vec<f32> = real.iter().flat_map(|t| values[t * area..(t + 1) * area].iter().copied()).collect();
-            let patches = mask.map(|mask| real.iter().flat_map(|t| patch_mask(&mask, *t, edge, patch, grid)).collect());
+            let kept: Vec<f32> =
+                real.iter().flat_map(|t| values[t * area..(t + 1) * area].iter().copied()).collect();
+            let patches =
+                mask.map(|mask| real.iter().flat_map(|t| patch_mask(&mask, *t, edge, patch, grid)).collect());
             (Some(Tensor::from_slice(&kept, &[real.len(), 3, edge, edge], device)?), patches)
         }
         _ => (None, None),
@@ -188,7 +204,8 @@ fn logits(network: &Network, inputs: &Inputs, dtype: DType) -> Result<Tensor> {
 fn labels(reference: &Weights, name: &str) -> Result<Option<Vec<i32>>> {
     let Some((labels, _)) = integers(reference, name)? else { return Ok(None) };
     let narrow = |&l: &i64| {
-        i32::try_from(l).map_err(|_| Error::Input(format!("{}: label {l} in `{name}`", reference.path().display())))
+        i32::try_from(l)
+            .map_err(|_| Error::Input(format!("{}: label {l} in `{name}`", reference.path().display())))
     };
     labels.iter().map(narrow).collect::<Result<_>>().map(Some)
 }
@@ -210,8 +227,14 @@ pub fn compare(
     let (logits, stages) = collect(|| logits(network, &inputs, dtype));
     let logits = logits?;
     let mut comparison = Comparison::default();
-    let mut seen: Vec<&str> =
-        vec!["input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "labels", "labels_answer"];
+    let mut seen: Vec<&str> = vec![
+        "input_ids",
+        "attention_mask",
+        "pixel_values",
+        "pixel_attention_mask",
+        "labels",
+        "labels_answer",
+    ];
     for (name, ours) in &stages {
         if let Some(entry) = reference.get(name) {
             comparison.compare(entry, ours, dtype)?;
@@ -219,7 +242,9 @@ pub fn compare(
         }
     }
     for (name, labels_name) in [("loss", "labels"), ("loss_answer", "labels_answer")] {
-        let (Some(entry), Some(labels)) = (reference.get(name), labels(reference, labels_name)?) else { continue };
+        let (Some(entry), Some(labels)) = (reference.get(name), labels(reference, labels_name)?) else {
+            continue;
+        };
         let loss = no_grad(|| mean_loss(&logits, &labels))?;
         comparison.compare(entry, &loss, dtype)?;
         seen.push(entry.name());

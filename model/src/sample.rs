@@ -69,8 +69,11 @@ impl Sampling {
 
     fn draw(&self, logits: &[f32], rng: &mut Rng) -> u32 {
         // Likeliest first; equal ones by id, so that the order is one and the same everywhere.
-        let mut kept: Vec<(u32, f64)> =
-            logits.iter().enumerate().map(|(i, &x)| (i as u32, f64::from(x) / f64::from(self.temperature))).collect();
+        let mut kept: Vec<(u32, f64)> = logits
+            .iter()
+            .enumerate()
+            .map(|(i, &x)| (i as u32, f64::from(x) / f64::from(self.temperature)))
+            .collect();
         let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if self.top_k > 0 && self.top_k < kept.len() {
             kept.select_nth_unstable_by(self.top_k - 1, order);
@@ -145,7 +148,12 @@ mod tests {
         let logits = [0.0f32, 1.0, 2.0, -1.0]; // probabilities 0.087, 0.237, 0.644, 0.032
         let base = Sampling { temperature: 1.0, ..Sampling::default() };
         let support = |s: Sampling| {
-            share(&s, &logits).iter().enumerate().filter(|(_, p)| **p > 0.0).map(|(i, _)| i).collect::<Vec<_>>()
+            share(&s, &logits)
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| **p > 0.0)
+                .map(|(i, _)| i)
+                .collect::<Vec<_>>()
         };
         assert_eq!(support(base.clone()), [0, 1, 2, 3]);
         assert_eq!(support(Sampling { top_k: 2, ..base.clone() }), [1, 2]);

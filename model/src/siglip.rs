@@ -172,7 +172,8 @@ impl Layer {
         let attended = self.out.forward(&y.reshape(&[b, s, h])?)?;
         stage(|| format!("vision.layer{i}.attention"), &attended);
         let x = x.add(&attended)?;
-        let fed = self.fc2.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?.gelu(GeluKind::Tanh)?)?;
+        let fed =
+            self.fc2.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?.gelu(GeluKind::Tanh)?)?;
         stage(|| format!("vision.layer{i}.mlp"), &fed);
         x.add(&fed)
     }

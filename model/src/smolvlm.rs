@@ -31,8 +31,20 @@ impl SmolVlm {
         let connector = "model.connector.modality_projection.proj";
         Ok(Self {
             vision: Siglip::load(loader, &image.vision, "model.vision_model")?,
-            connector: Linear::load(loader, connector, image.connector_input(), config.text.hidden_size, false)?,
-            text: Llama::load(loader, &config.text, Names::SMOLVLM, RopeKind::Half, config.tie_word_embeddings)?,
+            connector: Linear::load(
+                loader,
+                connector,
+                image.connector_input(),
+                config.text.hidden_size,
+                false,
+            )?,
+            text: Llama::load(
+                loader,
+                &config.text,
+                Names::SMOLVLM,
+                RopeKind::Half,
+                config.tie_word_embeddings,
+            )?,
             config: config.clone(),
             image,
         })
@@ -56,7 +68,12 @@ impl SmolVlm {
     }
 
     /// As [`Self::image_features`], with activations in `dtype` (master weights in f32, bf16 compute).
-    pub fn image_features_in(&self, dtype: DType, pixels: &Tensor, patches: Option<&[bool]>) -> Result<Tensor> {
+    pub fn image_features_in(
+        &self,
+        dtype: DType,
+        pixels: &Tensor,
+        patches: Option<&[bool]>,
+    ) -> Result<Tensor> {
         let features = self.vision.forward(&pixels.to_dtype(dtype)?, patches)?;
         let shuffled = pixel_shuffle(&features, self.image.scale_factor)?;
         stage(|| "connector.pixel_shuffled".into(), &shuffled);
@@ -131,8 +148,9 @@ pub fn pixel_shuffle(features: &Tensor, s: usize) -> Result<Tensor> {
         return Err(Error::Input(format!("{n} patches are no square grid that divides by {s}")));
     }
     let out = g / s;
-    Ok(features
-        .reshape(&[tiles, out, s, out, s, e])?
-        .permute(&[0, 1, 3, 2, 4, 5])?
-        .reshape(&[tiles, out * out, s * s * e])?)
+    Ok(features.reshape(&[tiles, out, s, out, s, e])?.permute(&[0, 1, 3, 2, 4, 5])?.reshape(&[
+        tiles,
+        out * out,
+        s * s * e,
+    ])?)
 }

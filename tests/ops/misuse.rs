@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::ops::{
-    Binary, BinaryKind, Cast, MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Unary, UnaryKind, Write,
+    AdamW, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy, CrossEntropyGrad,
+    Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind, LayerNorm, LayerNormGrad,
+    MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind, ScatterRows, Unary, UnaryKind, Write,
 };
 use engine::{DType, Device, Op, Result, Rng, Tensor, apply};
 use proptest::prelude::*;
@@ -51,6 +53,9 @@ const CALLS: &[(&str, Call)] = &[
     ("linear", |t, _| one(t[0].linear(&t[1], None))),
     ("linear+bias", |t, _| one(t[0].linear(&t[1], Some(&t[2])))),
     ("rms_norm", |t, _| one(t[0].rms_norm(&t[1], 1e-5))),
+    ("layer_norm", |t, _| one(t[0].layer_norm(&t[1], &t[2], 1e-5))),
+    ("gelu", |t, _| one(t[0].gelu(GeluKind::Erf))),
+    ("gated_silu", |t, _| one(t[0].gated_silu(&t[1]))),
     ("sum", |t, rng| one(t[0].sum(&list(rng)))),
     ("sum_keep", |t, rng| one(t[0].sum_keep(&list(rng)))),
     ("mean", |t, rng| one(t[0].mean(&list(rng)))),
@@ -73,6 +78,35 @@ const CALLS: &[(&str, Call)] = &[
     ("display", |t, _| Ok(vec![]).inspect(|_: &Vec<Tensor>| drop(format!("{} {:?}", t[0], t[1])))),
     ("from_slice", |t, rng| one(Tensor::from_slice(&[1f32, 2.0], &list(rng), t[0].device()))),
     ("from_bytes", |t, rng| one(Tensor::from_bytes(&[1, 2, 3, 4], &list(rng), dtype(rng), t[0].device()))),
+    ("rope", |t, rng| one(t[0].rope(&t[1], small(rng) as f32, RopeKind::Half))),
+    ("embedding", |t, _| one(t[0].embedding(&t[1]))),
+    ("scatter_rows", |t, _| one(t[0].scatter_rows(&t[1], &t[2]))),
+    ("concat", |t, rng| one(Tensor::concat(&t.iter().take(rng.below(4)).collect::<Vec<_>>(), small(rng)))),
+    ("cross_entropy", |t, rng| one(t[0].cross_entropy(&t[1], small(rng) as i32))),
+    ("adamw", |t, rng| {
+        let op =
+            AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.1, step: small(rng) as u32 };
+        Tensor::adamw_step(&t[0], &t[1], &t[2], &t[rng.below(3)].copy()?, &op).map(|()| vec![])
+    }),
+    ("argmax", |t, _| one(t[0].argmax())),
+    ("top_k", |t, rng| t[0].top_k(small(rng)).map(|(values, places)| vec![values, places])),
+    ("patch_conv", |t, _| one(t[0].patch_conv(&t[1], Some(&t[2])))),
+    ("attention", |t, rng| one(t[0].attention(&t[1], &t[rng.below(3)], None, 1.0, rng.below(2) == 0))),
+    ("raw rope", |t, rng| raw(Rope { theta: -1.0, kind: RopeKind::Interleaved, inverse: true }, t, rng)),
+    ("raw embedding", |t, rng| raw(Embedding, t, rng)),
+    ("raw embedding_grad", |t, rng| raw(EmbeddingGrad { rows: small(rng) }, t, rng)),
+    ("raw scatter_rows", |t, rng| raw(ScatterRows, t, rng)),
+    ("raw concat", |t, rng| raw(Concat { axis: small(rng) }, t, rng)),
+    ("raw cross_entropy", |t, rng| raw(CrossEntropy { ignore: -1 }, t, rng)),
+    ("raw cross_entropy_grad", |t, _| apply(CrossEntropyGrad { ignore: 0 }, &[&t[0], &t[1], &t[2], &t[2]])),
+    ("raw attention", |t, rng| {
+        let with_mask = [&t[0], &t[0], &t[1], &t[2]];
+        apply(Attention { scale: 1.0, causal: true }, &with_mask[..rng.below(5)])
+    }),
+    ("raw attention_grad", |t, rng| {
+        let all = [&t[0], &t[1], &t[1], &t[0], &t[2], &t[0], &t[2]];
+        apply(AttentionGrad { scale: 1.0, causal: true }, &all[..rng.below(8)])
+    }),
     ("raw binary", |t, rng| raw(Binary { kind: BinaryKind::Mul }, t, rng)),
     ("raw unary", |t, rng| raw(Unary { kind: UnaryKind::Sigmoid }, t, rng)),
     ("raw cast", |t, rng| raw(Cast { to: dtype(rng) }, t, rng)),
@@ -80,6 +114,12 @@ const CALLS: &[(&str, Call)] = &[
     ("raw reduce", |t, rng| raw(Reduce { kind: ReduceKind::SumSquares, axes: rng.bits() as u32 }, t, rng)),
     ("raw rms_norm", |t, rng| raw(RmsNorm { eps: 0.0 }, t, rng)),
     ("raw rms_norm_grad", |t, rng| raw(RmsNormGrad { eps: 0.0 }, t, rng)),
+    ("raw layer_norm", |t, rng| raw(LayerNorm { eps: 0.0 }, t, rng)),
+    ("raw layer_norm_grad", |t, rng| raw(LayerNormGrad { eps: 0.0 }, t, rng)),
+    ("raw gelu", |t, rng| raw(Gelu { kind: GeluKind::Tanh }, t, rng)),
+    ("raw gelu_grad", |t, rng| raw(GeluGrad { kind: GeluKind::Tanh }, t, rng)),
+    ("raw gated_silu", |t, rng| raw(GatedSilu, t, rng)),
+    ("raw gated_silu_grad", |t, rng| raw(GatedSiluGrad, t, rng)),
     ("raw write", |t, rng| raw(Write, t, rng)),
 ];
 

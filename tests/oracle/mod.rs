@@ -1,21 +1,45 @@
 //! What every operation means, in plain f64 loops: no tricks, no sharing with the engine. One file per
 //! operation, named as in the engine. Used by the operation tests and the parity tests.
 
+mod adamw;
 mod affine;
+mod attention;
 mod binary;
+mod concat;
+mod cross_entropy;
+mod embedding;
+mod gated_silu;
+mod gelu;
+mod layer_norm;
 mod matmul;
+mod patch_conv;
 mod reduce;
 mod rms_norm;
+mod rope;
 mod round;
+mod scatter_rows;
+mod top_k;
 mod unary;
 mod view;
 
+pub(crate) use adamw::{AdamW, adamw};
 pub(crate) use affine::affine;
+pub(crate) use attention::attention;
 pub(crate) use binary::binary;
+pub(crate) use concat::concat;
+pub(crate) use cross_entropy::cross_entropy;
+pub(crate) use embedding::embedding;
+pub(crate) use gated_silu::gated_silu;
+pub(crate) use gelu::gelu;
+pub(crate) use layer_norm::layer_norm;
 pub(crate) use matmul::matmul;
+pub(crate) use patch_conv::patch_conv;
 pub(crate) use reduce::{max, sum};
 pub(crate) use rms_norm::rms_norm;
+pub(crate) use rope::rope;
 pub(crate) use round::{round, unit_roundoff};
+pub(crate) use scatter_rows::scatter_rows;
+pub(crate) use top_k::top_k;
 pub(crate) use unary::unary;
 
 /// A row-major array of f64.

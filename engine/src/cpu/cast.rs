@@ -1,7 +1,10 @@
+use half::bf16;
+
+use super::multiversion::multiversion;
 use super::threads::Scatter;
-use super::walk::{any_type, for_runs};
+use super::walk::{Line, any_type, for_runs};
 use crate::ops::Cast;
-use crate::{Cpu, DType, Element, Input, Kernel, Output, Result};
+use crate::{Cpu, DType, Element, Float, Input, Kernel, Output, Result};
 
 /// Conversion of one element. Floats go by way of f32 (every float type here fits in it), integers by way
 /// of f64, which holds all of them exactly.
@@ -21,29 +24,44 @@ fn cast<A: Element, B: Element>(x: &Input<'_, Cpu>, out: &mut Output<'_, Cpu>) -
             out.copy_from_slice(bytemuck::cast_slice(&data[at..at + run.len]));
         } else if step == 1 {
             convert_run(&data[at..at + run.len], out);
-        } else {
+        } else if A::DTYPE == B::DTYPE {
             for (i, y) in out.iter_mut().enumerate() {
-                *y = convert(data[at + i * step]);
+                *y = bytemuck::cast(data[at + i * step]);
+            }
+        } else {
+            let mut line = Line::new(data, &run, 0);
+            for (start, len) in run.pieces() {
+                convert_run(line.part(start, len), &mut out[start..start + len]);
             }
         }
     });
     Ok(())
 }
 
-/// Contiguous conversion; f32 to bf16 and back are the hot pairs and vectorise.
+multiversion! {
+    fn narrow(x: &[f32], out: &mut [bf16]) {
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = Float::from_f32(x));
+    }
+}
+
+multiversion! {
+    fn widen(x: &[bf16], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = Float::to_f32(x));
+    }
+}
+
+multiversion! {
+    fn convert_line<A: Element, B: Element>(x: &[A], out: &mut [B]) {
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = convert(x));
+    }
+}
+
+/// Contiguous conversion; f32 to bf16 and back are the hot pairs and do without f64.
 pub(super) fn convert_run<A: Element, B: Element>(x: &[A], out: &mut [B]) {
-    use crate::Float;
-    use half::bf16;
     match (A::DTYPE, B::DTYPE) {
-        (DType::F32, DType::BF16) => {
-            let (x, out): (&[f32], &mut [bf16]) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(out));
-            out.iter_mut().zip(x).for_each(|(y, &x)| *y = Float::from_f32(x));
-        }
-        (DType::BF16, DType::F32) => {
-            let (x, out): (&[bf16], &mut [f32]) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(out));
-            out.iter_mut().zip(x).for_each(|(y, &x)| *y = Float::to_f32(x));
-        }
-        _ => out.iter_mut().zip(x).for_each(|(y, &x)| *y = convert(x)),
+        (DType::F32, DType::BF16) => narrow(bytemuck::cast_slice(x), bytemuck::cast_slice_mut(out)),
+        (DType::BF16, DType::F32) => widen(bytemuck::cast_slice(x), bytemuck::cast_slice_mut(out)),
+        _ => convert_line(x, out),
     }
 }
 

@@ -1,3 +1,4 @@
+use super::multiversion::multiversion;
 use super::rms_norm::{ROWS_PER_PARTIAL, load_row, rows_of, sum, sum_blocks, vector};
 use super::threads::{Scatter, parallel_for};
 use super::walk::{float_type, for_row_blocks};
@@ -5,11 +6,21 @@ use crate::ops::{LayerNorm, LayerNormGrad};
 use crate::{Cpu, Float, Input, Kernel, Output, Result};
 
 /// Mean and reciprocal deviation of a row: two passes, so that a large mean costs no digits.
+#[inline(always)]
 fn moments(row: &[f32], eps: f32) -> (f32, f32) {
-    let n = row.len();
-    let mean = sum(n, |i| row[i]) / n as f32;
-    let variance = sum(n, |i| (row[i] - mean) * (row[i] - mean)) / n as f32;
+    let n = row.len() as f32;
+    let mean = sum(row, row, |x, _| x) / n;
+    let variance = sum(row, row, |x, _| (x - mean) * (x - mean)) / n;
     (mean, 1.0 / (variance + eps).sqrt())
+}
+
+multiversion! {
+    fn normalise<T: Float>(row: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [T]) {
+        let (mean, scale) = moments(row, eps);
+        for (((y, &x), &w), &b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+            *y = T::from_f32((x - mean) * scale * w + b);
+        }
+    }
 }
 
 fn forward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
@@ -22,12 +33,8 @@ fn forward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, C
         let mut row = vec![0.0f32; n];
         for r in first..first + count {
             load_row(data, x.layout, r, &mut row);
-            let (mean, scale) = moments(&row, eps);
             // SAFETY: each task has its own rows.
-            let out = unsafe { out.slice(r * n, n) };
-            for (i, y) in out.iter_mut().enumerate() {
-                *y = T::from_f32((row[i] - mean) * scale * weight[i] + bias[i]);
-            }
+            normalise(&row, &weight, &bias, eps, unsafe { out.slice(r * n, n) });
         }
     });
     Ok(())
@@ -41,6 +48,31 @@ impl Kernel<LayerNorm> for Cpu {
         outputs: &mut [Output<'_, Self>],
     ) -> Result<()> {
         float_type!(inputs[0].dtype, T => forward::<T>(op.eps, inputs, &mut outputs[0]))
+    }
+}
+
+/// Partial sums of the gradients of weight and bias.
+type Partial<'a> = (&'a mut [f32], &'a mut [f32]);
+
+multiversion! {
+    /// Gradient of one row; `row` and `grad` are overwritten.
+    fn row_grad<T: Float>(
+        row: &mut [f32], grad: &mut [f32], weight: &[f32], eps: f32, dx: &mut [T], partial: Partial<'_>,
+    ) {
+        let n = row.len() as f32;
+        let (dw, db) = partial;
+        let (mean, scale) = moments(row, eps);
+        for ((((x, g), &w), dw), db) in row.iter_mut().zip(&mut *grad).zip(weight).zip(dw).zip(db) {
+            *x = (*x - mean) * scale;
+            *dw += *g * *x;
+            *db += *g;
+            *g *= w;
+        }
+        let mean_h = sum(grad, grad, |h, _| h) / n;
+        let mean_hx = sum(grad, row, |h, x| h * x) / n;
+        for ((dx, &h), &x) in dx.iter_mut().zip(&*grad).zip(&*row) {
+            *dx = T::from_f32(scale * (h - mean_h - x * mean_hx));
+        }
     }
 }
 
@@ -61,17 +93,8 @@ fn backward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], outputs: &mut [Output
         for r in block * ROWS_PER_PARTIAL..((block + 1) * ROWS_PER_PARTIAL).min(rows) {
             load_row(xs, x.layout, r, &mut row);
             load_row(gs, g.layout, r, &mut grad);
-            let (mean, scale) = moments(&row, eps);
-            row.iter_mut().for_each(|x| *x = (*x - mean) * scale);
-            let mean_h = sum(n, |i| grad[i] * weight[i]) / n as f32;
-            let mean_hx = sum(n, |i| grad[i] * weight[i] * row[i]) / n as f32;
             // SAFETY: each task has its own rows.
-            let dx = unsafe { dx.slice(r * n, n) };
-            for i in 0..n {
-                dx[i] = T::from_f32(scale * (grad[i] * weight[i] - mean_h - row[i] * mean_hx));
-                dw[i] += grad[i] * row[i];
-                db[i] += grad[i];
-            }
+            row_grad(&mut row, &mut grad, &weight, eps, unsafe { dx.slice(r * n, n) }, (&mut *dw, &mut *db));
         }
     });
     if n > 0 {

@@ -1,3 +1,4 @@
+use super::multiversion::multiversion;
 use super::threads::{Scatter, parallel_for};
 use super::walk::{GRAIN, float_type};
 use crate::ops::{Reduce, ReduceKind};
@@ -72,28 +73,43 @@ fn offset(dims: &[(usize, usize)], mut i: usize) -> usize {
     at
 }
 
-fn contiguous<T: Float, F: Fold>(x: &[T]) -> f32 {
-    let mut total = F::START;
-    for block in x.chunks(LANES * BLOCK) {
-        let mut acc = [F::START; LANES];
-        let mut chunks = block.chunks_exact(LANES);
-        for chunk in &mut chunks {
-            for (a, x) in acc.iter_mut().zip(chunk) {
+multiversion! {
+    /// A run of elements that lie side by side.
+    fn contiguous<T: Float, F: Fold>(x: &[T], fold: F) -> f32 {
+        let _ = fold;
+        let mut total = F::START;
+        for block in x.chunks(LANES * BLOCK) {
+            let mut acc = [F::START; LANES];
+            let chunks = block.chunks_exact(LANES);
+            for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
                 *a = F::take(*a, x.to_f32());
             }
+            for chunk in chunks {
+                for (a, x) in acc.iter_mut().zip(chunk) {
+                    *a = F::take(*a, x.to_f32());
+                }
+            }
+            total = F::join(total, acc.into_iter().fold(F::START, F::join));
         }
-        for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
+        total
+    }
+}
+
+multiversion! {
+    /// Takes one row into as many accumulators.
+    fn take_row<T: Float, F: Fold>(acc: &mut [f32], x: &[T], fold: F) {
+        let _ = fold;
+        for (a, x) in acc.iter_mut().zip(x) {
             *a = F::take(*a, x.to_f32());
         }
-        total = F::join(total, acc.into_iter().reduce(F::join).unwrap_or(F::START));
     }
-    total
 }
 
 fn reduce<T: Float, O: Float, F: Fold>(
     axes: u32,
     x: &Input<'_, Cpu>,
     out: &mut Output<'_, Cpu>,
+    fold: F,
     finish: impl Fn(f32) -> f32 + Sync,
 ) -> Result<()> {
     let data = x.slice::<T>();
@@ -127,7 +143,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
             parallel_for(pieces, |p| {
                 let (r, from) = (p / per_run, (p % per_run) * GRAIN);
                 let at = offset(outer, r) + from;
-                let value = contiguous::<T, F>(&data[at..at + GRAIN.min(run - from)]);
+                let value = contiguous(&data[at..at + GRAIN.min(run - from)], fold);
                 // SAFETY: each task has its own element.
                 unsafe { parts.set(p, value) };
             });
@@ -142,7 +158,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
                 let mut acc = F::START;
                 for r in 0..n / run {
                     let at = base + offset(outer, r);
-                    acc = F::join(acc, contiguous::<T, F>(&data[at..at + run]));
+                    acc = F::join(acc, contiguous(&data[at..at + run], fold));
                 }
                 // SAFETY: each task has its own outputs.
                 unsafe { scatter.set(o, O::from_f32(finish(acc))) };
@@ -163,9 +179,7 @@ fn reduce<T: Float, O: Float, F: Fold>(
         for r in 0..n {
             let at = base + offset(&reduced, r);
             if step == 1 {
-                for (a, x) in acc[..width].iter_mut().zip(&data[at..at + width]) {
-                    *a = F::take(*a, x.to_f32());
-                }
+                take_row(&mut acc[..width], &data[at..at + width], fold);
             } else {
                 for (i, a) in acc[..width].iter_mut().enumerate() {
                     *a = F::take(*a, data[at + i * step].to_f32());
@@ -193,13 +207,13 @@ impl Kernel<Reduce> for Cpu {
     fn run(&self, op: &Reduce, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let (x, out) = (&inputs[0], &mut outputs[0]);
         float_type!(x.dtype, T => match op.kind {
-            ReduceKind::Sum => reduce::<T, T, Sum>(op.axes, x, out, |y| y),
+            ReduceKind::Sum => reduce::<T, T, _>(op.axes, x, out, Sum, |y| y),
             ReduceKind::Mean => {
                 let terms = reduced_count(op.axes, x) as f32;
-                reduce::<T, T, Sum>(op.axes, x, out, |y| y / terms)
+                reduce::<T, T, _>(op.axes, x, out, Sum, |y| y / terms)
             }
-            ReduceKind::SumSquares => reduce::<T, f32, SumSquares>(op.axes, x, out, |y| y),
-            ReduceKind::Max => reduce::<T, T, Max>(op.axes, x, out, |y| y),
+            ReduceKind::SumSquares => reduce::<T, f32, _>(op.axes, x, out, SumSquares, |y| y),
+            ReduceKind::Max => reduce::<T, T, _>(op.axes, x, out, Max, |y| y),
         })
     }
 }

@@ -1,23 +1,24 @@
+use super::multiversion::multiversion;
 use super::threads::{Scatter, parallel_for};
 use super::walk::{float_type, for_row_blocks};
 use crate::ops::{RmsNorm, RmsNormGrad};
 use crate::{Cpu, Float, Input, Kernel, Layout, Output, Result};
 
-/// Lanes of the sums, whatever the vector width: the order of summation is fixed.
-const LANES: usize = 16;
+/// Partial results of a sum, whatever the vector width: the order of summation is fixed.
+const LANES: usize = 32;
 
-/// `Σ f(i)` over `0..n` in a fixed order that vectorises.
+/// `Σ f(x, y)` over two rows of one length, in a fixed order that vectorises.
 #[inline(always)]
-pub(super) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(super) fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut acc = [0.0f32; LANES];
-    let whole = n / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        for (l, a) in acc.iter_mut().enumerate() {
-            *a += f(i + l);
-        }
+    let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    for ((a, &x), &y) in acc.iter_mut().zip(xs.remainder()).zip(ys.remainder()) {
+        *a = f(x, y);
     }
-    for i in whole..n {
-        acc[i - whole] += f(i);
+    for (x, y) in xs.zip(ys) {
+        for ((a, &x), &y) in acc.iter_mut().zip(x).zip(y) {
+            *a += f(x, y);
+        }
     }
     acc.iter().sum()
 }
@@ -32,13 +33,22 @@ pub(super) fn row_offset(layout: &Layout, mut row: usize) -> usize {
     at
 }
 
+multiversion! {
+    /// A row as f32.
+    fn widen<T: Float>(x: &[T], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, x)| *y = x.to_f32());
+    }
+}
+
 /// Row `row` of a view as f32, into `buffer`.
 pub(super) fn load_row<T: Float>(data: &[T], layout: &Layout, row: usize, buffer: &mut [f32]) {
+    if buffer.is_empty() {
+        return; // a row of nothing has no place in the storage
+    }
     let at = row_offset(layout, row);
     let step = layout.strides[layout.dims.len() - 1];
     if step == 1 {
-        let data = &data[at..at + buffer.len()];
-        buffer.iter_mut().zip(data).for_each(|(y, x)| *y = x.to_f32());
+        widen(&data[at..at + buffer.len()], buffer);
     } else {
         buffer.iter_mut().enumerate().for_each(|(i, y)| *y = data[at + i * step].to_f32());
     }
@@ -57,6 +67,15 @@ pub(super) fn vector<T: Float>(x: &Input<'_, Cpu>) -> Vec<f32> {
     out
 }
 
+multiversion! {
+    fn normalise<T: Float>(row: &[f32], weight: &[f32], eps: f32, out: &mut [T]) {
+        let scale = 1.0 / (sum(row, row, |x, _| x * x) / row.len() as f32 + eps).sqrt();
+        for ((y, &x), &w) in out.iter_mut().zip(row).zip(weight) {
+            *y = T::from_f32(T::from_f32(x * scale).to_f32() * w);
+        }
+    }
+}
+
 fn forward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
     let x = &inputs[0];
     let (rows, n) = rows_of(x.layout);
@@ -67,12 +86,8 @@ fn forward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, C
         let mut row = vec![0.0f32; n];
         for r in first..first + count {
             load_row(data, x.layout, r, &mut row);
-            let scale = 1.0 / (sum(n, |i| row[i] * row[i]) / n as f32 + eps).sqrt();
             // SAFETY: each task has its own rows.
-            let out = unsafe { out.slice(r * n, n) };
-            for ((y, &x), &w) in out.iter_mut().zip(&row).zip(&weight) {
-                *y = T::from_f32(T::from_f32(x * scale).to_f32() * w);
-            }
+            normalise(&row, &weight, eps, unsafe { out.slice(r * n, n) });
         }
     });
     Ok(())
@@ -94,6 +109,22 @@ pub(super) fn sum_blocks<T: Float>(partial: &[f32], n: usize, out: &mut [T]) {
 /// Rows that share one partial sum of a weight gradient.
 pub(super) const ROWS_PER_PARTIAL: usize = 64;
 
+multiversion! {
+    /// Gradient of one row; `grad` is overwritten.
+    fn row_grad<T: Float>(row: &[f32], grad: &mut [f32], weight: &[f32], eps: f32, dx: &mut [T], dw: &mut [f32]) {
+        let n = row.len() as f32;
+        let scale = 1.0 / (sum(row, row, |x, _| x * x) / n + eps).sqrt();
+        for (((g, &x), &w), dw) in grad.iter_mut().zip(row).zip(weight).zip(dw) {
+            *dw += *g * T::from_f32(x * scale).to_f32();
+            *g *= w;
+        }
+        let pull = sum(grad, row, |h, x| h * x) / n * scale * scale * scale;
+        for ((dx, &h), &x) in dx.iter_mut().zip(&*grad).zip(row) {
+            *dx = T::from_f32(scale * h - pull * x);
+        }
+    }
+}
+
 fn backward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], outputs: &mut [Output<'_, Cpu>]) -> Result<()> {
     let [x, _, g] = inputs else { unreachable!("three inputs by the rule") };
     let (rows, n) = rows_of(x.layout);
@@ -111,15 +142,8 @@ fn backward<T: Float>(eps: f32, inputs: &[Input<'_, Cpu>], outputs: &mut [Output
         for r in block * ROWS_PER_PARTIAL..((block + 1) * ROWS_PER_PARTIAL).min(rows) {
             load_row(xs, x.layout, r, &mut row);
             load_row(gs, g.layout, r, &mut grad);
-            let scale = 1.0 / (sum(n, |i| row[i] * row[i]) / n as f32 + eps).sqrt();
-            let dot = sum(n, |i| grad[i] * weight[i] * row[i]) / n as f32;
-            let pull = dot * scale * scale * scale;
             // SAFETY: each task has its own rows.
-            let dx = unsafe { dx.slice(r * n, n) };
-            for i in 0..n {
-                dx[i] = T::from_f32(scale * grad[i] * weight[i] - pull * row[i]);
-                dw[i] += grad[i] * T::from_f32(row[i] * scale).to_f32();
-            }
+            row_grad(&row, &mut grad, &weight, eps, unsafe { dx.slice(r * n, n) }, dw);
         }
     });
     if n > 0 {

@@ -39,7 +39,9 @@ pub(super) fn check_ids(op: &'static str, ids: &[u32], dims: &Dims, rows: usize)
 
 /// Copies `out.len()` elements from `at`, `step` apart.
 pub(super) fn copy_row<T: Copy>(data: &[T], at: usize, step: usize, out: &mut [T]) {
-    if step == 1 {
+    if out.is_empty() {
+        // The rows of an empty matrix start beyond its slice.
+    } else if step == 1 {
         out.copy_from_slice(&data[at..at + out.len()]);
     } else {
         out.iter_mut().enumerate().for_each(|(i, y)| *y = data[at + i * step]);

@@ -1,6 +1,7 @@
 //! Ways through strided views.
 
 use super::threads::parallel_for;
+use crate::Element;
 use crate::layout::{Dims, MAX_RANK};
 
 /// Elements that one task handles: enough to outweigh a fork, few enough to share.
@@ -16,6 +17,55 @@ pub(super) struct Run<const N: usize> {
     pub at: [usize; N],
     /// Step of each input; 0 repeats one value.
     pub step: [usize; N],
+}
+
+/// Elements that are copied side by side at a time when an input's elements are not.
+const PIECE: usize = 128;
+
+impl<const N: usize> Run<N> {
+    /// Starts and lengths of parts to work on one after the other: the whole if every input lies side by
+    /// side, else as much as [`Line`] can copy.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (usize, usize)> + use<N> {
+        let (len, most) = (self.len, if self.step == [1; N] { self.len.max(1) } else { PIECE });
+        (0..len).step_by(most).map(move |start| (start, most.min(len - start)))
+    }
+}
+
+/// One input of a run as slices, so that kernels have one loop, which vectorises, for any strides.
+pub(super) struct Line<'a, T> {
+    data: &'a [T],
+    at: usize,
+    step: usize,
+    copy: [T; PIECE],
+}
+
+impl<'a, T: Element> Line<'a, T> {
+    /// Input number `i` of a run.
+    pub(super) fn new<const N: usize>(data: &'a [T], run: &Run<N>, i: usize) -> Self {
+        Self { data, at: run.at[i], step: run.step[i], copy: [T::zeroed(); PIECE] }
+    }
+
+    /// Elements `start .. start + len` of the run, one of its [`Run::pieces`].
+    pub(super) fn part(&mut self, start: usize, len: usize) -> &[T] {
+        match self.step {
+            1 => &self.data[self.at + start..][..len],
+            step => {
+                let from = self.at + start * step;
+                let copy = &mut self.copy[..len];
+                match step {
+                    // Repeated: the copy of the first piece serves the others, which are no longer.
+                    0 if start > 0 => {}
+                    0 => copy.fill(self.data[from]),
+                    _ => {
+                        copy.iter_mut()
+                            .zip(self.data[from..].iter().step_by(step))
+                            .for_each(|(y, x)| *y = *x);
+                    }
+                }
+                copy
+            }
+        }
+    }
 }
 
 /// Calls `f` for runs that together cover a contiguous output of shape `dims`, each element once, in

@@ -31,7 +31,8 @@ impl Op for Argmax {
 
 /// Length of a row, which a u32 must index, and the dimensions before it.
 pub(super) fn row<'a>(op: &'static str, x: &'a Spec) -> Result<(usize, &'a [usize])> {
-    let (&n, lead) = x.dims.split_last().ok_or_else(|| rule!(op, "a scalar has no rows"))?;
+    let (&n, lead) =
+        x.dims.split_last().ok_or_else(|| rule!(op, "the input is a scalar, expected [rows…, n]"))?;
     if u32::try_from(n).is_err() {
         return Err(rule!(op, "rows of {n} elements are longer than a u32 can index"));
     }

@@ -54,8 +54,13 @@ pub(super) fn check_mask(op: &'static str, mask: &Spec, b: usize, sk: usize) -> 
 
 /// Pairs of a query and a key that it sees, over all heads, times `D`; keys that a mask hides count.
 pub(super) fn pairs(q: &Spec, k: &Spec, causal: bool) -> usize {
-    let ([b, sq, hq, d], sk) = (&q.dims[..], k.dims[1]) else { return 0 };
-    let seen = if causal { (1..=*sq).map(|i| (i + sk).saturating_sub(*sq)).sum() } else { sq * sk };
+    let (&[b, sq, hq, d], sk) = (&q.dims[..], k.dims[1]) else { return 0 };
+    let seen = match (causal, sq.checked_sub(sk)) {
+        (false, _) => sq * sk,
+        (true, None | Some(0)) => sq * (sk - sq) + sq * (sq + 1) / 2,
+        // The first queries see nothing.
+        (true, Some(_)) => sk * (sk + 1) / 2,
+    };
     b * hq * seen * d
 }
 

@@ -19,7 +19,7 @@ impl Op for Concat {
 
     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
         let (first, rest) =
-            inputs.split_first().ok_or_else(|| rule!(Self::NAME, "needs at least one tensor"))?;
+            inputs.split_first().ok_or_else(|| rule!(Self::NAME, "takes at least 1 tensor, got 0"))?;
         if self.axis >= first.dims.len() {
             return Err(rule!(Self::NAME, "no dimension {} in {:?}", self.axis, first.dims));
         }

@@ -3,7 +3,7 @@
 use crate::Tensor;
 use crate::autograd::GradContext;
 use crate::error::{Result, rule};
-use crate::op::{Cost, Op, Spec, apply, apply_one};
+use crate::op::{Cost, Op, Saves, Spec, apply, apply_one};
 use crate::ops::{LayerNormGrad, arity, float, same_dtype, shape};
 
 /// `y = (x − mean) / √(var + eps) · w + b` over the last dimension (Ba et al. 2016, arXiv 1607.06450), with
@@ -23,7 +23,7 @@ impl Op for LayerNorm {
         float(Self::NAME, "x", x)?;
         same_dtype(Self::NAME, ["x", "w"], x, w)?;
         same_dtype(Self::NAME, ["x", "b"], x, b)?;
-        let n = *x.dims.last().ok_or_else(|| rule!(Self::NAME, "x is a scalar"))?;
+        let n = *x.dims.last().ok_or_else(|| rule!(Self::NAME, "x [] is a scalar and has no rows"))?;
         shape(Self::NAME, "w", w, &[n])?;
         shape(Self::NAME, "b", b, &[n])?;
         Ok(vec![*x])
@@ -31,6 +31,10 @@ impl Op for LayerNorm {
 
     fn cost(&self, inputs: &[Spec], outputs: &[Spec]) -> Cost {
         Cost::streaming(7 * inputs[0].dims.count(), inputs, outputs)
+    }
+
+    fn saves(&self, _: &[bool]) -> Saves {
+        Saves::only_inputs(&[0, 1])
     }
 
     fn grad(&self, ctx: &GradContext<'_>, grads: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {

@@ -18,6 +18,9 @@ const TASKS: usize = 16;
 /// Blocks of keys in a range, at least: each range packs all queries anew.
 const RANGE_BLOCKS: usize = 2;
 
+/// Elements of a task that adds partial dQ.
+const CHUNK: usize = 1 << 14;
+
 /// The inputs, and where the results go.
 struct Pass<'a, T> {
     p: &'a super::Problem<'a, T>,
@@ -94,7 +97,6 @@ pub(super) fn backward<T: Float, S: Simd>(isa: S, job: Backward<'_, T>) {
         let (b, hk, r) = place(task);
         key_range(isa, &pass, b, hk, r * range, range, parts, r * size);
     });
-    const CHUNK: usize = 1 << 14;
     let dq = Scatter::new(dq);
     parallel_for(size.div_ceil(CHUNK), |task| {
         let at = task * CHUNK;
@@ -220,7 +222,7 @@ fn query_block<T: Float, S: Simd>(
     let n = queries.next_multiple_of(S::LANES);
     // From here on keys count from the start of the range.
     let visible = visible_lanes(p, b, i0, queries).map(|seen| seen.saturating_sub(first).min(count));
-    let (least, most) = (visible[0], visible[BLOCK - 1]);
+    let most = visible[BLOCK - 1];
     if most == 0 {
         room.rows.fill(0);
         return;
@@ -245,7 +247,7 @@ fn query_block<T: Float, S: Simd>(
         let rows = KEYS.min(most - j0);
         let padded = rows.next_multiple_of(S::GROUP);
         scores(isa, p, rows, &range.k[j0 * narrow..], room.q, n, floats(room.s));
-        mask(floats(room.s), rows, S::GROUP, j0, least, &visible, f32::NEG_INFINITY);
+        mask(isa, floats(room.s), rows, j0, &visible);
         // dPᵀ = V·dOᵀ
         isa.run(Product {
             m: rows,

@@ -4,11 +4,11 @@
 //! of its group, straight from the cache; partial results are combined in order (flash-decoding, Dao et
 //! al. 2023).
 
-use super::Problem;
-use super::decode_kernels::{Scores, Values, Weights};
+use super::decode_kernels::{Prefetch, Scores, Values, Weights};
 use super::pack::{WriteRow, pack_rows, width};
 use super::scratch::{Scratch, floats};
 use super::simd::Simd;
+use super::{Problem, View};
 use crate::Float;
 use crate::cpu::threads::{Scatter, parallel_for};
 
@@ -110,11 +110,16 @@ fn key_range<T: Float, S: Simd>(
                 visible[r] = p.visible(b, row_of(r).1) as u32;
             }
             let last = (first + RANGE).min(visible[..rows].iter().copied().max().unwrap_or(0) as usize);
+            // Where a block's rows start; a short block repeats its last.
+            let offsets = |view: &View<'_, T>, j0: usize| -> [usize; KEYS] {
+                std::array::from_fn(|j| view.offset(b, keys.at((j0 + j).min(last - 1)), hk))
+            };
+            let mut k_next = if first < last { offsets(&p.k, first) } else { [0; KEYS] };
             for j0 in (first..last).step_by(KEYS) {
                 let count = KEYS.min(last - j0);
-                let position = |j: usize| keys.at(j0 + j.min(count - 1));
-                let k_at: [usize; KEYS] = std::array::from_fn(|j| p.k.offset(b, position(j), hk));
-                let v_at: [usize; KEYS] = std::array::from_fn(|j| p.v.offset(b, position(j), hk));
+                let (k_at, v_at) = (k_next, offsets(&p.v, j0));
+                // The values arrive while the keys are scored, and the next keys while the values are summed.
+                isa.run(Prefetch { data: p.v.data, offsets: &v_at, dim: p.dim });
                 isa.run(Scores {
                     q: &q[..rows * narrow],
                     q_row: narrow,
@@ -132,6 +137,10 @@ fn key_range<T: Float, S: Simd>(
                     factors[r] = (max[r] - weights.max).exp2();
                     max[r] = weights.max;
                     sum[r] = sum[r] * factors[r] + weights.sum;
+                }
+                if j0 + KEYS < last {
+                    k_next = offsets(&p.k, j0 + KEYS);
+                    isa.run(Prefetch { data: p.k.data, offsets: &k_next, dim: p.dim });
                 }
                 isa.run(Values {
                     p: &s[..rows * KEYS],

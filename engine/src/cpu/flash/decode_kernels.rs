@@ -6,6 +6,27 @@ use super::decode::KEYS;
 use super::simd::{Kernel, Simd, exp2};
 use crate::Float;
 
+/// Asks for rows ahead of their use.
+pub(super) struct Prefetch<'a, T> {
+    pub data: &'a [T],
+    pub offsets: &'a [usize; KEYS],
+    pub dim: usize,
+}
+
+impl<T: Float> Kernel for Prefetch<'_, T> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for &at in self.offsets {
+            for d in (0..self.dim).step_by(64 / size_of::<T>()) {
+                // SAFETY: prefetching has no effect but time.
+                unsafe { S::prefetch(self.data.as_ptr().wrapping_add(at + d)) };
+            }
+        }
+    }
+}
+
 /// Scores of [`KEYS`] keys for some query rows: `out[r][j] = factor · q[r]·k[j]`. What stands beyond
 /// `count` is unspecified.
 pub(super) struct Scores<'a, T> {

@@ -1,7 +1,9 @@
 //! The forward pass over blocks of queries.
 
 use super::Problem;
-use super::kernels::{BLOCK, Lanes, Product, Softmax, Start, State};
+use std::ops::Range;
+
+use super::kernels::{BLOCK, Mask, Product, Softmax, Start, State};
 use super::pack::{Transpose, WriteRow, pack_pairs, pack_rows, width};
 use super::scratch::{Scratch, floats};
 use super::simd::Simd;
@@ -14,8 +16,10 @@ pub(super) const KEYS: usize = 64;
 /// Blocks of queries that share one packing of K and V, at most: packing then costs about 1 % of the
 /// products.
 const BLOCKS_PER_TASK: usize = 8;
+/// Lanes that are treated together where a block of keys lies on the diagonal of a causal mask.
+const PART: usize = 32;
 /// Tasks wanted before they grow to that.
-const TASKS: usize = 32;
+const TASKS: usize = 16;
 
 /// A query block: the lanes' queries of one head.
 struct Block {
@@ -49,7 +53,7 @@ pub(super) fn forward<T: Float, S: Simd>(isa: S, p: &Problem<'_, T>, out: &mut [
     let blocks = p.sq.div_ceil(BLOCK);
     // All blocks of the query heads of one KV head, cut into tasks that depend on shapes alone.
     let of_head = p.group * blocks;
-    let per_task = (p.batch * p.hkv * of_head / TASKS).clamp(1, BLOCKS_PER_TASK.min(of_head));
+    let per_task = (p.batch * p.hkv * of_head).div_ceil(TASKS).clamp(1, BLOCKS_PER_TASK.min(of_head));
     let tasks = of_head.div_ceil(per_task);
     let (out, lse) = (Scatter::new(out), Scatter::new(lse));
     let (wide, narrow) = (width(p.dim), width(p.dim.div_ceil(S::GROUP)));
@@ -97,30 +101,23 @@ fn attend<T: Float, S: Simd>(
     load_queries(isa, queries, |i| p.q.row(b, i0 + i, h), narrow, room.rows, room.q);
 
     let visible = visible_lanes(p, b, i0, queries);
-    let (least, most) = (visible[0], visible[BLOCK - 1]);
+    let most = visible[BLOCK - 1];
+    // A lane that sees nothing may be passed over below.
+    let all_start = visible[0] > 0;
+    if !all_start {
+        room.o.fill(0);
+    }
     let mut state = State::new();
     for j0 in (0..most).step_by(KEYS) {
-        let rows = KEYS.min(most - j0);
-        scores(isa, p, rows, &kv.k[j0 * narrow..], room.q, n, floats(room.s));
-        mask(floats(room.s), rows, S::GROUP, j0, least, &visible, f32::NEG_INFINITY);
-        let padded = rows.next_multiple_of(S::GROUP);
-        isa.run(Softmax { rows: padded, n, scores: floats(room.s), state: &mut state });
-        isa.run(Product {
-            m: p.dim,
-            n,
-            depth: padded / S::GROUP,
-            a: &kv.v[j0 / S::GROUP * wide..],
-            a_row: 1,
-            a_word: wide,
-            b: room.s,
-            b_row: BLOCK,
-            c: floats(room.o),
-            c_row: BLOCK,
-            start: if j0 == 0 { Start::Zero { factor: 1.0 } } else { Start::Rescale(&state.rescale) },
-        });
-    }
-    if most == 0 {
-        room.o.fill(0);
+        let first = j0 == 0 && all_start;
+        if visible[0] >= most.min(j0 + KEYS) {
+            step(isa, p, kv, room, &mut state, &visible, j0, 0..n, first);
+        } else {
+            // On the diagonal the first queries see fewer keys than the last.
+            for x in (0..n).step_by(PART) {
+                step(isa, p, kv, room, &mut state, &visible, j0, x..n.min(x + PART), first);
+            }
+        }
     }
     isa.run(Transpose { from: room.o, from_row: BLOCK, to: room.rows, to_row: wide, rows: p.dim, cols: n });
     for i in 0..queries {
@@ -136,6 +133,44 @@ fn attend<T: Float, S: Simd>(
     for (i, lse) in lse.iter_mut().enumerate() {
         *lse = state.log2_sum(i) * std::f32::consts::LN_2;
     }
+}
+
+/// One block of keys, from `j0` on, for some lanes of the block of queries. Their output starts from
+/// zero if they are the `first`, else from what earlier keys gave, rescaled.
+fn step<T: Float, S: Simd>(
+    isa: S,
+    p: &Problem<'_, T>,
+    kv: &Packed<'_>,
+    room: &mut Room<'_>,
+    state: &mut State,
+    visible: &[usize; BLOCK],
+    j0: usize,
+    lanes: Range<usize>,
+    first: bool,
+) {
+    let rows = KEYS.min(visible[lanes.end - 1].saturating_sub(j0));
+    if rows == 0 {
+        return;
+    }
+    let (x, n) = (lanes.start, lanes.len());
+    let (wide, narrow) = (width(p.dim), width(p.dim.div_ceil(S::GROUP)));
+    let padded = rows.next_multiple_of(S::GROUP);
+    scores(isa, p, rows, &kv.k[j0 * narrow..], &room.q[x..], n, &mut floats(room.s)[x..]);
+    mask(isa, floats(room.s), rows, j0, visible);
+    isa.run(Softmax { rows: padded, lanes, scores: floats(room.s), state });
+    isa.run(Product {
+        m: p.dim,
+        n,
+        depth: padded / S::GROUP,
+        a: &kv.v[j0 / S::GROUP * wide..],
+        a_row: 1,
+        a_word: wide,
+        b: &room.s[x..],
+        b_row: BLOCK,
+        c: &mut floats(room.o)[x..],
+        c_row: BLOCK,
+        start: if first { Start::Zero { factor: 1.0 } } else { Start::Rescale(&state.rescale[x..]) },
+    });
 }
 
 /// Packs a block's rows as an operand with the queries across: `to` is `[words of dim][BLOCK]`, with
@@ -193,24 +228,11 @@ pub(super) fn visible_lanes<T: Float>(
     }
 }
 
-/// Overwrites with `hidden` what is not visible in a block of scores that starts at key `j0`, and fills
-/// the row that completes a word. `least` is the least of `visible`.
-pub(super) fn mask(
-    s: &mut [f32],
-    rows: usize,
-    group: usize,
-    j0: usize,
-    least: usize,
-    visible: &[usize; BLOCK],
-    hidden: f32,
-) {
-    s[rows * BLOCK..rows.next_multiple_of(group) * BLOCK].fill(hidden);
-    if j0 + rows <= least {
-        return;
-    }
-    let limit = visible.map(|count| count.saturating_sub(j0) as u32);
-    for (r, row) in s.as_chunks_mut::<BLOCK>().0.iter_mut().take(rows).enumerate() {
-        let masked: Lanes = std::array::from_fn(|i| if limit[i] > r as u32 { row[i] } else { hidden });
-        *row = masked;
+/// Overwrites with −∞ what is not visible in a block of scores that starts at key `j0`, and fills the row
+/// that completes a word. `visible` does not decrease along the lanes.
+pub(super) fn mask<S: Simd>(isa: S, s: &mut [f32], rows: usize, j0: usize, visible: &[usize; BLOCK]) {
+    s[rows * BLOCK..rows.next_multiple_of(S::GROUP) * BLOCK].fill(f32::NEG_INFINITY);
+    if j0 + rows > visible[0] {
+        isa.run(Mask { rows, scores: s, visible: visible.map(|count| count.saturating_sub(j0) as u32) });
     }
 }

@@ -5,6 +5,8 @@
 //! reduction, and both products of the forward pass take K and V as the operand that is broadcast, so
 //! that only the queries are ever transposed.
 
+use std::ops::Range;
+
 use super::simd::{Kernel, Simd, exp2};
 
 /// Queries in a block, and the row length of every score buffer.
@@ -56,7 +58,7 @@ impl Kernel for Product<'_> {
         if self.m == 0 || self.n == 0 {
             return;
         }
-        assert!(self.n % S::LANES == 0);
+        assert!(self.n.is_multiple_of(S::LANES));
         assert!(self.depth == 0 || (self.m - 1) * self.a_row + (self.depth - 1) * self.a_word < self.a.len());
         assert!(self.depth == 0 || (self.depth - 1) * self.b_row + self.n <= self.b.len());
         assert!((self.m - 1) * self.c_row + self.n <= self.c.len());
@@ -179,6 +181,28 @@ unsafe fn tile<S: Simd, const R: usize, const C: usize>(p: &Product<'_>, c: *mut
     }
 }
 
+/// Hides keys from queries: lane i of the scores keeps its first `visible[i]` rows, the rest become −∞.
+pub(super) struct Mask<'a> {
+    pub rows: usize,
+    /// `[rows][BLOCK]`
+    pub scores: &'a mut [f32],
+    pub visible: [u32; BLOCK],
+}
+
+impl Kernel for Mask<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let rows = self.scores.as_chunks_mut::<BLOCK>().0.iter_mut().take(self.rows);
+        for (r, row) in rows.enumerate() {
+            for (score, &visible) in row.iter_mut().zip(&self.visible) {
+                *score = if (r as u32) < visible { *score } else { f32::NEG_INFINITY };
+            }
+        }
+    }
+}
+
 /// Running state of the online softmax of a block of queries, in units of log 2.
 pub(super) struct State {
     /// Greatest score so far.
@@ -207,8 +231,8 @@ impl State {
 pub(super) struct Softmax<'a> {
     /// Keys; a multiple of the word's elements.
     pub rows: usize,
-    /// Queries, up to a whole vector.
-    pub n: usize,
+    /// Queries, in whole vectors.
+    pub lanes: Range<usize>,
     /// Scores in units of log 2, `[rows][BLOCK]`; −∞ where a key is not visible.
     pub scores: &'a mut [f32],
     pub state: &'a mut State,
@@ -219,14 +243,14 @@ impl Kernel for Softmax<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        assert!(self.n <= BLOCK && self.n % S::LANES == 0 && self.rows % S::GROUP == 0);
+        let Range { start: mut x, end } = self.lanes;
+        assert!(end <= BLOCK && (end - x).is_multiple_of(S::LANES) && self.rows.is_multiple_of(S::GROUP));
         assert!(self.rows * BLOCK <= self.scores.len());
         let s = self.scores.as_mut_ptr();
-        let mut x = 0;
-        while x < self.n {
-            // SAFETY: lanes x .. x + C · LANES are below n, and all rows are within the scores.
+        while x < end {
+            // SAFETY: lanes x .. x + C · LANES are below the end, and all rows are within the scores.
             unsafe {
-                match (self.n - x) / S::LANES {
+                match (end - x) / S::LANES {
                     4.. => x += softmax_panel::<S, 4>(self.rows, s, self.state, x),
                     2..4 => x += softmax_panel::<S, 2>(self.rows, s, self.state, x),
                     _ => x += softmax_panel::<S, 1>(self.rows, s, self.state, x),
@@ -305,7 +329,7 @@ impl Kernel for Gradient<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        assert!(self.n <= BLOCK && self.n % S::LANES == 0 && self.rows % S::GROUP == 0);
+        assert!(self.n <= BLOCK && self.n.is_multiple_of(S::LANES) && self.rows.is_multiple_of(S::GROUP));
         let size = self.rows * BLOCK;
         assert!(size <= self.scores.len() && size <= self.slope.len());
         assert!(S::GROUP == 1 || size / 2 <= self.pairs.len());

@@ -4,8 +4,6 @@
 //! *rows* (a word's elements are neighbours along dim) for products over dim, and *pairs* (neighbours
 //! along rows) for products over rows. With one element in a word they are the same.
 
-use half::bf16;
-
 use super::simd::{Kernel, Simd};
 use crate::Float;
 
@@ -14,63 +12,83 @@ pub(super) fn width(dim: usize) -> usize {
     dim.next_multiple_of(16)
 }
 
-/// Packs one row in the layout *rows*; `to` is filled to its end.
-pub(super) struct PackRow<'a, T> {
-    pub from: &'a [T],
-    pub to: &'a mut [u32],
+/// Rows to prefetch ahead: the rows of one head are too far apart for the hardware to foresee.
+const AHEAD: usize = 8;
+
+#[inline(always)]
+unsafe fn prefetch_row<T: Float, S: Simd>(row: &[T]) {
+    for line in row.chunks(64 / size_of::<T>()) {
+        // SAFETY: by the caller.
+        unsafe { S::prefetch(line.as_ptr()) };
+    }
 }
 
-impl<T: Float> Kernel for PackRow<'_, T> {
+/// Packs `rows` rows, given by number, in the layout *rows*.
+struct PackRows<'b, F> {
+    rows: usize,
+    row: F,
+    width: usize,
+    to: &'b mut [u32],
+}
+
+impl<'a, T: Float, F: Fn(usize) -> &'a [T]> Kernel for PackRows<'_, F> {
     type Out = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let words = self.from.len().div_ceil(S::GROUP);
-        let (to, padding) = self.to.split_at_mut(words);
-        padding.fill(0);
-        if S::GROUP == 1 {
-            for (to, from) in to.iter_mut().zip(self.from) {
-                *to = from.to_f32().to_bits();
-            }
-        } else {
-            let from: &[bf16] = bytemuck::cast_slice(self.from);
-            let (pairs, odd) = from.as_chunks::<2>();
-            for (to, [lo, hi]) in to.iter_mut().zip(pairs) {
-                *to = u32::from(lo.to_bits()) | u32::from(hi.to_bits()) << 16;
-            }
-            if let [last] = odd {
-                to[words - 1] = u32::from(last.to_bits());
+        assert!(self.width.is_multiple_of(S::LANES));
+        for (r, to) in self.to.chunks_exact_mut(self.width).take(self.rows).enumerate() {
+            let from = (self.row)(r);
+            // SAFETY: prefetching has no effect but time.
+            unsafe { prefetch_row::<T, S>((self.row)((r + AHEAD).min(self.rows - 1))) };
+            assert!(from.len() <= self.width * S::GROUP);
+            for x in (0..self.width).step_by(S::LANES) {
+                let done = from.len().min(x * S::GROUP);
+                // SAFETY: the count is what is left of `from`, and `to` has a whole vector at x.
+                unsafe {
+                    let words = S::gather_words(from.as_ptr().add(done), from.len() - done);
+                    S::store_words(to.as_mut_ptr().add(x), words);
+                }
             }
         }
     }
 }
 
-/// Packs two rows into one row of the layout *pairs*, where a word has two elements; no `hi` is zero.
-/// `to` is filled to its end.
-pub(super) struct PackPair<'a, T> {
-    pub lo: &'a [T],
-    pub hi: Option<&'a [T]>,
-    pub to: &'a mut [u32],
+/// Packs `rows` rows, given by number, in the layout *pairs*, where a word has two elements.
+struct PackPairs<'b, F> {
+    rows: usize,
+    row: F,
+    width: usize,
+    to: &'b mut [u32],
 }
 
-impl<T: Float> Kernel for PackPair<'_, T> {
+impl<'a, T: Float, F: Fn(usize) -> &'a [T]> Kernel for PackPairs<'_, F> {
     type Out = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (to, padding) = self.to.split_at_mut(self.lo.len());
-        padding.fill(0);
-        let lo: &[bf16] = bytemuck::cast_slice(self.lo);
-        match self.hi {
-            Some(hi) => {
-                let hi: &[bf16] = bytemuck::cast_slice(hi);
-                for ((to, lo), hi) in to.iter_mut().zip(lo).zip(hi) {
-                    *to = u32::from(lo.to_bits()) | u32::from(hi.to_bits()) << 16;
+        assert!(self.width.is_multiple_of(S::LANES));
+        for (w, to) in self.to.chunks_exact_mut(self.width).take(self.rows.div_ceil(2)).enumerate() {
+            let lo = (self.row)(2 * w);
+            // SAFETY: prefetching has no effect but time.
+            unsafe {
+                prefetch_row::<T, S>((self.row)((2 * w + AHEAD).min(self.rows - 1)));
+                prefetch_row::<T, S>((self.row)((2 * w + 1 + AHEAD).min(self.rows - 1)));
+            }
+            let hi = if 2 * w + 1 < self.rows { (self.row)(2 * w + 1) } else { lo };
+            assert!(lo.len() <= self.width && hi.len() == lo.len());
+            for x in (0..self.width).step_by(S::LANES) {
+                let done = lo.len().min(x);
+                // SAFETY: the count is what is left of both rows, and `to` has a whole vector at x.
+                unsafe {
+                    let words = S::zip_rows(lo.as_ptr().add(done), hi.as_ptr().add(done), lo.len() - done);
+                    S::store_words(to.as_mut_ptr().add(x), words);
                 }
             }
-            None => {
-                for (to, lo) in to.iter_mut().zip(lo) {
-                    *to = u32::from(lo.to_bits());
+            if 2 * w + 1 == self.rows {
+                // A row without a partner: zero is the second element.
+                for word in to {
+                    *word &= 0xffff;
                 }
             }
         }
@@ -85,9 +103,7 @@ pub(super) fn pack_rows<'a, T: Float, S: Simd>(
     width: usize,
     to: &mut [u32],
 ) {
-    for (r, to) in to.chunks_exact_mut(width).take(rows).enumerate() {
-        isa.run(PackRow { from: row(r), to });
-    }
+    isa.run(PackRows { rows, row, width, to });
 }
 
 /// Packs `rows` rows, given by number, in the layout *pairs*.
@@ -99,11 +115,9 @@ pub(super) fn pack_pairs<'a, T: Float, S: Simd>(
     to: &mut [u32],
 ) {
     if S::GROUP == 1 {
-        return pack_rows(isa, rows, row, width, to);
-    }
-    for (w, to) in to.chunks_exact_mut(width).take(rows.div_ceil(2)).enumerate() {
-        let hi = (2 * w + 1 < rows).then(|| row(2 * w + 1));
-        isa.run(PackPair { lo: row(2 * w), hi, to });
+        isa.run(PackRows { rows, row, width, to });
+    } else {
+        isa.run(PackPairs { rows, row, width, to });
     }
 }
 

@@ -1,5 +1,6 @@
 //! AVX2 with FMA and F16C: eight lanes, 16 registers.
 
+#[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
@@ -60,6 +61,10 @@ impl Simd for Avx2 {
             let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(biased));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n))
         }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<T>(p: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn sum_each(x: &[Self::V; 16]) -> Self::V {

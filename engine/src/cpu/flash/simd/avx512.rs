@@ -1,6 +1,8 @@
 //! AVX-512: sixteen lanes, 32 registers; with and without the bf16 dot product.
 
+#[allow(clippy::wildcard_imports)]
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::{Kernel, Simd};
 use crate::{DType, Float};
@@ -62,6 +64,10 @@ macro_rules! f32_vectors {
                 let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(biased));
                 _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), n))
             }
+        }
+        #[inline(always)]
+        unsafe fn prefetch<T>(p: *const T) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn sum_each(x: &[Self::V; 16]) -> Self::V {
@@ -143,12 +149,12 @@ impl Simd for Avx512Bf16 {
     #[inline(always)]
     unsafe fn dot(acc: Self::V, a: Self::W, b: Self::W) -> Self::V {
         // Both are 512 bits of bf16; the intrinsic's type has no other constructor.
-        unsafe { _mm512_dpbf16_ps(acc, std::mem::transmute(a), std::mem::transmute(b)) }
+        unsafe { _mm512_dpbf16_ps(acc, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b)) }
     }
     #[inline(always)]
     unsafe fn zip(lo: Self::V, hi: Self::V) -> Self::W {
         unsafe {
-            let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(hi, lo));
+            let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(hi, lo));
             #[rustfmt::skip]
             let order = _mm512_set_epi16(
                 31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
@@ -159,7 +165,7 @@ impl Simd for Avx512Bf16 {
     }
     #[inline(always)]
     unsafe fn store_narrow(p: *mut u32, x: Self::V) {
-        unsafe { _mm256_storeu_si256(p.cast(), std::mem::transmute(_mm512_cvtneps_pbh(x))) }
+        unsafe { _mm256_storeu_si256(p.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
     }
     #[inline(always)]
     unsafe fn gather_words<T: Float>(p: *const T, count: usize) -> Self::W {
@@ -170,6 +176,16 @@ impl Simd for Avx512Bf16 {
             } else {
                 _mm512_maskz_loadu_epi16((1 << count) - 1, p.cast())
             }
+        }
+    }
+    #[inline(always)]
+    unsafe fn zip_rows<T: Float>(lo: *const T, hi: *const T, count: usize) -> Self::W {
+        debug_assert!(T::DTYPE == DType::BF16);
+        let mask = if count >= 16 { !0 } else { (1u16 << count) - 1 };
+        unsafe {
+            let lo = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, lo.cast()));
+            let hi = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, hi.cast()));
+            _mm512_or_si512(lo, _mm512_slli_epi32::<16>(hi))
         }
     }
 }

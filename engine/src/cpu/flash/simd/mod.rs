@@ -119,12 +119,18 @@ pub(super) trait Simd: Copy + Send + Sync {
     unsafe fn widen<T: Float>(p: *const T, count: usize) -> Self::V;
     /// Reads `count ≤ LANES · GROUP` neighbouring elements as words, zero above.
     unsafe fn gather_words<T: Float>(p: *const T, count: usize) -> Self::W;
+    /// Asks for the cache line of `p`, which need not be valid.
+    unsafe fn prefetch<T>(_p: *const T) {}
+    /// Words of `count ≤ LANES` elements of each of two rows, zero above. Only where `GROUP` is 2.
+    unsafe fn zip_rows<T: Float>(_lo: *const T, _hi: *const T, _count: usize) -> Self::W {
+        unreachable!("a word has one element")
+    }
 }
 
 /// Coefficients of 2^r − 1 over r, |r| ≤ ½, from the lowest power: the minimax polynomial of relative
-/// error 2.6e-9 (Remez exchange) with the constant term held at exactly 1.
+/// error 2.6e-9 (Remez exchange) with the constant term held at exactly 1. The first is ln 2 to f32.
 const EXP2: [f32; 6] =
-    [0.693_147_2, 0.240_226_53, 0.055_503_106, 0.009_617_693, 0.001_340_664_4, 0.000_155_946_78];
+    [std::f32::consts::LN_2, 0.240_226_53, 0.055_503_106, 0.009_617_693, 0.001_340_664_4, 0.000_155_946_78];
 
 /// 2^x for x ≤ 127, to within 1.5 ulp for x ≥ −126. From there down to −127 the result is some number
 /// below 2^−126, and from −127 (so also for −∞) it is exactly 0. NaN stays NaN.

@@ -286,7 +286,7 @@ proptest! {
     }
 }
 
-/// The shapes of SmolVLM, where blocks are whole and many: 729 patches of dim 72, 164 rows of 3 to 1.
+/// The shapes of `SmolVLM`, where blocks are whole and many: 729 patches of dim 72, 164 rows of 3 to 1.
 #[test]
 fn model_shapes_agree_with_the_reference() {
     let base = Case {

