@@ -10,6 +10,7 @@ use engine::{DType, Device, Tensor};
 use train::checkpoint::{Checkpoints, Output, State, on_disk};
 use train::config::OptimizerSection;
 use train::optimizer::{Optimizer, clip_factor};
+use train::schedule::Schedule;
 use train::{Error, Options, run};
 
 /// A disk with room for so many bytes of each file.
@@ -109,7 +110,6 @@ fn bad_rows_are_counted_and_do_not_stop_the_run() {
 #[test]
 fn schedules_and_clipping_are_the_references() {
     let Some(fixture) = fixture("optim/train_misc.json") else { return };
-    use train::schedule::Schedule;
     for (name, factors) in fixture["schedules"].as_object().unwrap() {
         let mut parts = name.split('.');
         let shape: Schedule = serde_json::from_value(parts.next().unwrap().into()).unwrap();
@@ -138,11 +138,9 @@ fn fixture(name: &str) -> Option<serde_json::Value> {
         std::path::PathBuf::from,
     );
     let path = shared.join("fixtures").join(name);
-    match std::fs::read(&path) {
-        Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
-        Err(_) => {
-            println!("SKIP: {} is not there", path.display());
-            None
-        }
-    }
+    let Ok(bytes) = std::fs::read(&path) else {
+        println!("SKIP: {} is not there", path.display());
+        return None;
+    };
+    Some(serde_json::from_slice(&bytes).unwrap())
 }
