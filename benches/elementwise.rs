@@ -49,7 +49,7 @@ const CASES: &[Case] = &[
     ("sigmoid", |x, _, _| Ok(vec![x.sigmoid()?])),
     ("gelu tanh", |x, _, _| Ok(vec![x.gelu(GeluKind::Tanh)?])),
     ("gelu erf", |x, _, _| Ok(vec![x.gelu(GeluKind::Erf)?])),
-    ("gelu tanh and grad", |x, _, _| both(&[x.clone()], |t| t[0].gelu(GeluKind::Tanh))),
+    ("gelu tanh and grad", |x, _, _| both(std::slice::from_ref(x), |t| t[0].gelu(GeluKind::Tanh))),
     ("gated_silu", |x, y, _| Ok(vec![x.gated_silu(y)?])),
     ("gated_silu and grad", |x, y, _| both(&[x.clone(), y.clone()], |t| t[0].gated_silu(&t[1]))),
     ("layer_norm", |x, _, w| Ok(vec![x.layer_norm(w, w, 1e-5)?])),

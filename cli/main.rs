@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod open;
 mod output;
+mod parity;
 mod report;
 mod system;
 mod train;
@@ -43,6 +44,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Train(train::TrainArgs),
     Devices(devices::DevicesArgs),
+    Parity(parity::ParityArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, &cli.global),
         Command::Train(args) => train::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
+        Command::Parity(args) => parity::run(&args, &cli.global),
     };
     result.unwrap_or_else(|error| {
         // Whoever reads the output has seen enough (`roentgen … | head`): no failure.

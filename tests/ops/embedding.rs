@@ -64,6 +64,18 @@ fn rows_that_no_id_names_have_gradient_zero() {
 }
 
 #[test]
+fn empty_rows_and_no_ids() {
+    let device = Device::cpu();
+    for (n, count) in [(0, 3), (2, 0)] {
+        let table = Tensor::zeros(&[4, n], DType::F32, &device).unwrap().tracked();
+        let ids = Tensor::zeros(&[count], DType::U32, &device).unwrap();
+        let y = table.embedding(&ids).unwrap();
+        let gradients = y.backward_from(&y.detach()).unwrap();
+        assert_eq!(gradients.get(&table).unwrap().to_f64_vec().unwrap(), vec![0.0; 4 * n]);
+    }
+}
+
+#[test]
 fn an_id_outside_the_table_is_named() {
     let device = Device::cpu();
     let table = Tensor::zeros(&[7, 2], DType::F32, &device).unwrap();

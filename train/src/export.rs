@@ -115,7 +115,9 @@ fn generation_json(parts: &Parts<'_>) -> Result<Value> {
         Error::Data(format!("the tokenizer has no special token `{END_OF_UTTERANCE}`, which ends an answer"))
     })?;
     let config = parts.config;
-    Ok(json!({ "bos_token_id": config.bos_token_id, "eos_token_id": end, "pad_token_id": config.pad_token_id }))
+    Ok(
+        json!({ "bos_token_id": config.bos_token_id, "eos_token_id": end, "pad_token_id": config.pad_token_id }),
+    )
 }
 
 fn processor_json(config: &Config) -> Value {

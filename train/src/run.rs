@@ -365,7 +365,9 @@ impl Session<'_> {
     fn not_finite(&self, done: usize, what: &'static str, value: f64, rows: &[usize]) -> Error {
         let last_good = match self.checkpoints.steps() {
             Ok(steps) => match steps.last() {
-                Some(&step) => format!("the last good checkpoint is {}", self.checkpoints.path(step).display()),
+                Some(&step) => {
+                    format!("the last good checkpoint is {}", self.checkpoints.path(step).display())
+                }
                 None => "there is no checkpoint yet".into(),
             },
             Err(e) => format!("the checkpoints cannot be listed ({e})"),

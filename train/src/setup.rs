@@ -60,8 +60,16 @@ impl Setup {
         if generation.is_file() {
             GenerationConfig::from_file(&generation)?;
         }
-        let loader = Loader::from_weights(Arc::new(Weights::open(folder)?), Some(DType::F32), device).trainable();
-        Self::assemble(run, config, Tokenizer::from_file(folder.join("tokenizer.json"))?, template, preprocessor, &loader)
+        let loader =
+            Loader::from_weights(Arc::new(Weights::open(folder)?), Some(DType::F32), device).trainable();
+        Self::assemble(
+            run,
+            config,
+            Tokenizer::from_file(folder.join("tokenizer.json"))?,
+            template,
+            preprocessor,
+            &loader,
+        )
     }
 
     fn from_scratch(run: &TrainConfig, cases: &Cases, kept: &Path, device: &Device) -> Result<Self> {
@@ -137,7 +145,11 @@ impl Setup {
     /// What fills the shorter rows of a batch.
     pub fn pad_id(&self) -> u32 {
         let end = || self.tokenizer.special_id(END_OF_UTTERANCE);
-        self.config.pad_token_id.filter(|&id| (id as usize) < self.config.text.vocab_size).or_else(end).unwrap_or(0)
+        self.config
+            .pad_token_id
+            .filter(|&id| (id as usize) < self.config.text.vocab_size)
+            .or_else(end)
+            .unwrap_or(0)
     }
 }
 
@@ -190,8 +202,14 @@ fn sizes(section: &ModelSection, tokenizer: &Tokenizer) -> Result<Config> {
     let (Some(vision), Some(text)) = (&section.vision, &section.text) else {
         return Err(Error::config("[model]", "sizes need both `vision` and `text`"));
     };
-    let VisionSizes { image_size, patch_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads } =
-        vision.clone();
+    let VisionSizes {
+        image_size,
+        patch_size,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        num_attention_heads,
+    } = vision.clone();
     let vision = json!({
         "image_size": image_size,
         "patch_size": patch_size,

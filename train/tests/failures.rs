@@ -133,8 +133,10 @@ fn schedules_and_clipping_are_the_references() {
 }
 
 fn fixture(name: &str) -> Option<serde_json::Value> {
-    let shared = std::env::var_os("ROENTGEN_SHARED")
-        .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into(), std::path::PathBuf::from);
+    let shared = std::env::var_os("ROENTGEN_SHARED").map_or_else(
+        || concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared").into(),
+        std::path::PathBuf::from,
+    );
     let path = shared.join("fixtures").join(name);
     match std::fs::read(&path) {
         Ok(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),

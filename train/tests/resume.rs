@@ -54,7 +54,8 @@ fn six_steps_are_three_and_three_for_any_number_of_threads() {
         let first = with_threads(2, || until(3, &config, false));
         assert_eq!((first.steps, first.stopped), (3, true));
         assert!(first.model.is_none());
-        let second = with_threads(2, || run(&config, &Options { resume: true, ..Options::default() })).unwrap();
+        let second =
+            with_threads(2, || run(&config, &Options { resume: true, ..Options::default() })).unwrap();
         assert_eq!((second.steps, second.stopped), (6, false));
         assert!(weights(straight.path()) == weights(stopped.path()), "weights differ ({precision})");
 
@@ -66,8 +67,7 @@ fn six_steps_are_three_and_three_for_any_number_of_threads() {
 
 #[test]
 fn old_checkpoints_go_and_a_run_is_not_written_over() {
-    let (folder, config) =
-        fresh(&[("training.checkpoint_every", "1"), ("training.keep_checkpoints", "2")]);
+    let (folder, config) = fresh(&[("training.checkpoint_every", "1"), ("training.keep_checkpoints", "2")]);
     run(&config, &Options::default()).unwrap();
     let mut names: Vec<_> = std::fs::read_dir(folder.path().join("run/checkpoints"))
         .unwrap()

@@ -18,10 +18,24 @@ pub(super) fn key<T: Float>(x: T) -> i32 {
     if x.is_nan() { i32::MAX } else { bits ^ (bits >> 31 & i32::MAX) }
 }
 
+/// Partial results of a chunk: lanes that the compiler keeps in vector registers. One running maximum it
+/// does not vectorise.
+const LANES: usize = 32;
+
 multiversion! {
     /// The largest key.
     pub(super) fn largest_key<T: Float>(x: &[T]) -> i32 {
-        x.iter().fold(i32::MIN, |best, &x| best.max(key(x)))
+        let mut best = [i32::MIN; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (best, &x) in best.iter_mut().zip(chunks.remainder()) {
+            *best = key(x).max(*best);
+        }
+        for chunk in chunks {
+            for (best, &x) in best.iter_mut().zip(chunk) {
+                *best = key(x).max(*best);
+            }
+        }
+        best.into_iter().fold(i32::MIN, i32::max)
     }
 }
 

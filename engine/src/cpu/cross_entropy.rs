@@ -33,24 +33,36 @@ multiversion! {
 }
 
 multiversion! {
-    /// `Σ exp(x − max)`.
+    /// `Σ exp(x − max)` of at most [`BLOCK`] elements.
     fn sum_exp<T: Float>(x: &[T], max: f32) -> f64 {
-        let mut total = 0.0;
-        for block in x.chunks(BLOCK) {
-            let mut acc = [0.0f32; LANES];
-            let chunks = block.chunks_exact(LANES);
-            for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
+        let mut acc = [0.0f32; LANES];
+        let chunks = x.chunks_exact(LANES);
+        for (a, x) in acc.iter_mut().zip(chunks.remainder()) {
+            *a += exp(x.to_f32() - max);
+        }
+        for chunk in chunks {
+            for (a, x) in acc.iter_mut().zip(chunk) {
                 *a += exp(x.to_f32() - max);
             }
-            for chunk in chunks {
-                for (a, x) in acc.iter_mut().zip(chunk) {
-                    *a += exp(x.to_f32() - max);
-                }
-            }
-            total += acc.iter().map(|&a| f64::from(a)).sum::<f64>();
         }
-        total
+        acc.iter().map(|&a| f64::from(a)).sum()
     }
+}
+
+/// The largest element of a row and `Σ exp(x − largest)`, in one pass over memory: a block is read twice, the
+/// second time from the cache.
+fn max_and_sum<T: Float>(row: &[T]) -> (f32, f64) {
+    let (mut max, mut total) = (f32::NEG_INFINITY, 0.0f64);
+    for block in row.chunks(BLOCK) {
+        let here = largest(block);
+        if here > max {
+            total *= f64::from(max - here).exp();
+            max = here;
+        }
+        // While all are −∞ their sum is 0 (or NaN if there is one), whatever is subtracted.
+        total += sum_exp(block, if max == f32::NEG_INFINITY { 0.0 } else { max });
+    }
+    (max, total)
 }
 
 multiversion! {
@@ -109,8 +121,8 @@ fn forward<T: Float>(
             let (mut row_loss, mut row_lse) = (0.0, 0.0);
             if labels[r] != op.ignore {
                 let row = row(x, data, r, &mut gathered);
-                let max = largest(row);
-                let log_sum = sum_exp(row, max).ln() as f32;
+                let (max, sum) = max_and_sum(row);
+                let log_sum = sum.ln() as f32;
                 row_lse = max + log_sum;
                 // Not lse − logit: where the label is the largest, its small loss keeps all its digits.
                 row_loss = (max - row[labels[r] as usize].to_f32()) + log_sum;

@@ -39,6 +39,10 @@ fn scatter_add<T: Float>(
 ) -> Result<()> {
     let chosen = flat::<u32>(ids);
     check_ids(EmbeddingGrad::NAME, &chosen, &ids.layout.dims, rows)?;
+    if g.layout.count() == 0 {
+        out.slice_mut::<T>()?.fill(T::from_f32(0.0));
+        return Ok(());
+    }
     let last = g.layout.dims.len() - 1;
     let (n, step) = (g.layout.dims[last], g.layout.strides[last]);
     let mut order: Vec<usize> = (0..chosen.len()).collect();

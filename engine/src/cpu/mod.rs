@@ -52,6 +52,7 @@ impl Cpu {
     }
 
     /// A read-only buffer over a part of a file in memory.
+    #[allow(clippy::unused_self, reason = "a buffer of this backend")]
     pub(crate) fn map(&self, file: Arc<Mapping>, range: Range<usize>) -> CpuBuffer {
         CpuBuffer::mapped(file, range)
     }

@@ -80,8 +80,8 @@ impl<'a> Preparation<'a> {
     }
 
     fn one(&self, case: &Case) -> Result<Sample<'a>> {
-        let image = decode_file(&case.image, &DecodeOptions::default())
-            .map_err(|e| Error::Data(e.to_string()))?;
+        let image =
+            decode_file(&case.image, &DecodeOptions::default()).map_err(|e| Error::Data(e.to_string()))?;
         let tiles = self.processor.process(&image);
         let answer = case.report.format();
         let encode = |text: Option<&str>| -> Result<Example> {
