@@ -17,7 +17,7 @@ fn main() {
     let mut list = String::from("&[");
     if missing.is_empty() {
         for name in NEEDED.iter().chain(&OPTIONAL).filter(|name| folder.join(name).is_file()) {
-            let _ = write!(list, "({name:?}, aligned!({:?})),", folder.join(name));
+            let _ = write!(list, "({name:?}, aligned!({:?})),", folder.join(name).display().to_string());
         }
     } else {
         println!("cargo::warning=assets/demo lacks {missing:?}: this build has no demonstration model");
