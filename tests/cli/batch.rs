@@ -122,3 +122,15 @@ fn an_empty_folder_and_a_name_given_twice_are_errors() {
     let image = image.to_str().unwrap();
     report(&tiny, &[image, image]).fails(&["named twice"]);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said() {
+    let (tiny, images) = (Tiny::new(), Images::new());
+    images.gradient("a.png", 30, 30);
+    report(&tiny, &[images.name(), "--out", "/dev/full"]).fails(&[
+        "/dev/full",
+        "cannot be written",
+        "--resume",
+    ]);
+}
