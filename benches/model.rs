@@ -76,7 +76,11 @@ fn profile(name: &str, f: &mut dyn FnMut()) {
     let mut rows: Vec<_> = SPANS.totals.lock().unwrap().clone().into_iter().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.1.1));
     let inside: Duration = rows.iter().map(|row| row.1.1).sum();
-    println!("{name}: {:.1} ms, {:.1} ms outside operations", whole.as_secs_f64() * 1e3, (whole - inside).as_secs_f64() * 1e3);
+    println!(
+        "{name}: {:.1} ms, {:.1} ms outside operations",
+        whole.as_secs_f64() * 1e3,
+        (whole - inside).as_secs_f64() * 1e3
+    );
     for (op, (count, time)) in rows {
         let (ms, share) = (time.as_secs_f64() * 1e3, time.as_secs_f64() / whole.as_secs_f64() * 100.0);
         println!("  {op:20} {count:6} calls {ms:9.2} ms {share:5.1} %");
@@ -134,7 +138,8 @@ fn prefill(text: &Llama, tokens: usize) -> Tensor {
 
 fn decode(text: &Llama, context: usize, tokens: usize) {
     let device = text.device();
-    let mut cache = Cache::new(text.config(), 1, context + tokens, text.embed_tokens.dtype(), device).unwrap();
+    let mut cache =
+        Cache::new(text.config(), 1, context + tokens, text.embed_tokens.dtype(), device).unwrap();
     if context > 0 {
         let embeds = text.embed(&vec![1; context], 1).unwrap();
         text.forward(&embeds, &Places::from(0, 1, context, device).unwrap(), Some(&mut cache)).unwrap();
@@ -166,7 +171,9 @@ fn main() {
         });
     }
     if ["all", "smolvlm"].contains(&args.what.as_str()) {
-        let Network::SmolVlm(model) = build("SmolVLM-256M-Instruct") else { panic!("a vision-language model") };
+        let Network::SmolVlm(model) = build("SmolVLM-256M-Instruct") else {
+            panic!("a vision-language model")
+        };
         let pixels: Vec<f32> = (0..3 * 512 * 512).map(|i| (i % 255) as f32 / 127.5 - 1.0).collect();
         let pixels = Tensor::from_slice(&pixels, &[1, 3, 512, 512], &device).unwrap();
         let ids: Vec<u32> = (0..164).map(|i| if (20..84).contains(&i) { 49190 } else { 100 + i }).collect();
@@ -178,8 +185,12 @@ fn main() {
                 let hidden = model.text.forward(&embeds, &places, None).unwrap();
                 drop(model.text.logits(&hidden.narrow(1, 163, 1).unwrap()).unwrap());
             });
-            figure("SmolVLM-256M vision", "s", None, &args, || drop(model.image_features(&pixels, None).unwrap()));
-            figure("SmolVLM-256M text prefill 164", "tokens/s", Some(164.0), &args, || drop(prefill(&model.text, 164)));
+            figure("SmolVLM-256M vision", "s", None, &args, || {
+                drop(model.image_features(&pixels, None).unwrap())
+            });
+            figure("SmolVLM-256M text prefill 164", "tokens/s", Some(164.0), &args, || {
+                drop(prefill(&model.text, 164))
+            });
             figure("SmolVLM-256M decode 32", "tokens/s", Some(32.0), &args, || decode(&model.text, 164, 32));
         });
     }

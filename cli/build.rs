@@ -17,7 +17,8 @@ fn main() {
     let mut list = String::from("&[");
     if missing.is_empty() {
         for name in NEEDED.iter().chain(&OPTIONAL).filter(|name| folder.join(name).is_file()) {
-            let _ = write!(list, "({name:?}, aligned!({:?})),", folder.join(name));
+            let path = folder.join(name).display().to_string();
+            let _ = write!(list, "({name:?}, aligned!({path:?})),");
         }
     } else {
         println!("cargo::warning=assets/demo lacks {missing:?}: this build has no demonstration model");

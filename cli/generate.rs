@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use model::bundle::Bundle;
 use model::generate::{Finish, Generation, Options, Prompt, Timings, generate};
-use model::image::{DecodeOptions, decode_file};
+use model::image::{DecodeOptions, Idefics3Processor, decode_file};
 use model::prompt::{Message, Role};
 use model::sample::Sampling;
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ pub(crate) fn run(args: &GenerateArgs, global: &Global) -> Result<ExitCode> {
     });
     let (answers, timings) = generated.map_err(|e| bundle.explain(e))?;
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     if global.json {
         output::json(&result(&bundle, &prompts, &answers, embedding, &timings))?;
@@ -171,13 +171,13 @@ impl GenerateArgs {
         }
         let decode = |path: &PathBuf| decode_file(path, &DecodeOptions::default());
         let images = self.image.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        let tiles = match &bundle.processor {
-            Some(processor) => images.iter().map(|image| processor.process(image)).collect(),
-            None => {
-                ensure!(images.is_empty(), "{}: a text model takes no --image", bundle.origin);
-                Vec::new()
-            }
-        };
+        ensure!(
+            images.is_empty() || bundle.processor.is_some(),
+            "{}: a text model takes no --image",
+            bundle.origin
+        );
+        let cut = |processor| images.iter().map(move |image| Idefics3Processor::process(processor, image));
+        let tiles: Vec<_> = bundle.processor.iter().flat_map(cut).collect();
         let system = self.system.iter().map(|text| Message::text(Role::System, text));
         let system: Vec<_> = system.collect();
         let prompt = |text: &String| {

@@ -52,7 +52,7 @@ impl FromStr for DeviceChoice {
         match (name, index) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
-            ("wgpu", None) | ("cuda", None) => Ok(Self::Absent(name.into())),
+            ("wgpu" | "cuda", None) => Ok(Self::Absent(name.into())),
             ("cuda", Some(n)) if n.parse::<u8>().is_ok() => Ok(Self::Absent(name.into())),
             _ => Err("expected auto, cpu, wgpu or cuda[:N]".into()),
         }

@@ -3,23 +3,24 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 /// Writes to stdout at once. Unlike `print!`, a closed pipe is an error and no panic.
-pub(crate) fn text(text: &str) -> io::Result<()> {
+pub(crate) fn text(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("stdout cannot be written")
 }
 
 /// As [`text`], with a line end.
-pub(crate) fn line(line: &str) -> io::Result<()> {
+pub(crate) fn line(line: &str) -> Result<()> {
     text(&format!("{line}\n"))
 }
 
 /// A result as indented JSON.
-pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(&serde_json::to_string_pretty(value)?)?)
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    line(&serde_json::to_string_pretty(value)?)
 }
 
 /// Whether a person looks at stdout.
@@ -84,7 +85,7 @@ pub(crate) fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

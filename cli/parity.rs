@@ -59,7 +59,10 @@ pub(crate) fn run(args: &ParityArgs, global: &Global) -> Result<ExitCode> {
     let network = network(&loader, &config)?;
     let comparison = compare(&config, &network, &loader.given(), &reference, dtype)?;
     if comparison.rows.is_empty() {
-        bail!("{}: holds no stage that this model names; see `roentgen parity --help`", args.reference.display());
+        bail!(
+            "{}: holds no stage that this model names; see `roentgen parity --help`",
+            args.reference.display()
+        );
     }
     let first_bad = comparison.first_bad().map(|row| row.name.as_str());
     if global.json {

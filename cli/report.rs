@@ -5,6 +5,7 @@ mod lines;
 mod reader;
 
 use std::fs;
+use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,7 +68,7 @@ impl ReportArgs {
     fn clinical_case(&self) -> Result<Option<String>> {
         let text = match (&self.case, &self.case_file) {
             (Some(text), _) => text.clone(),
-            (None, Some(path)) => fs::read_to_string(path).with_context(|| {
+            (None, Some(path)) => read_text(path).with_context(|| {
                 format!("{}: the clinical case cannot be read as UTF-8 text", path.display())
             })?,
             (None, None) => return Ok(None),
@@ -78,6 +79,15 @@ impl ReportArgs {
         }
         Ok(Some(text))
     }
+}
+
+/// Bytes of a clinical case that are looked at; far more than the model reads.
+const LONGEST_CASE: u64 = 1 << 20;
+
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(LONGEST_CASE).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// One image: streamed to a terminal, then as a table; or as one JSON object.
@@ -98,7 +108,7 @@ fn single(reader: &Reader<'_>, path: &Path, global: &Global, started: Instant) -
         if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(error) = failed {
-        return Err(error.into());
+        return Err(error);
     }
     if global.json {
         output::json(&answer.to_json(reader.bundle()))?;
@@ -207,7 +217,6 @@ fn has_image_name(path: &Path) -> bool {
 }
 
 fn begins_as_image(path: &Path) -> bool {
-    use std::io::Read;
     let mut head = [0; 8];
     let Ok(mut file) = fs::File::open(path) else { return false };
     file.read_exact(&mut head).is_ok()

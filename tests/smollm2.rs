@@ -47,13 +47,22 @@ fn the_program_writes_the_golden_ids() {
     for case in golden()["generation"].as_array().unwrap() {
         let wanted = ids(&case["greedy_ids"]);
         // Every choice of the reference is clear by more than the tolerance, so all ids must agree.
-        let closest =
-            case["top1_minus_top2"].as_array().unwrap().iter().map(|gap| gap.as_f64().unwrap()).fold(9.0, f64::min);
+        let closest = case["top1_minus_top2"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|gap| gap.as_f64().unwrap())
+            .fold(9.0, f64::min);
         assert!(closest > 20.0 * TOLERANCE, "the reference itself is unsure: {closest}");
         let output = Command::new(env!("CARGO_BIN_EXE_roentgen"))
             .args(["generate", "--json", "--model"])
             .arg(&path)
-            .args(["--max-new-tokens", &wanted.len().to_string(), "--prompt", case["prompt"].as_str().unwrap()])
+            .args([
+                "--max-new-tokens",
+                &wanted.len().to_string(),
+                "--prompt",
+                case["prompt"].as_str().unwrap(),
+            ])
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -78,7 +87,10 @@ fn the_first_logits_agree() {
         for (place, pair) in case["first_step_top10"].as_array().unwrap().iter().enumerate() {
             let (id, wanted) = (pair[0].as_u64().unwrap() as usize, pair[1].as_f64().unwrap());
             let found = f64::from(last[id]);
-            assert!((found - wanted).abs() <= TOLERANCE * wanted.abs(), "token {id}: {found} against {wanted}");
+            assert!(
+                (found - wanted).abs() <= TOLERANCE * wanted.abs(),
+                "token {id}: {found} against {wanted}"
+            );
             assert!(order[..12].contains(&id), "token {id} is number {place} in the reference");
         }
     }

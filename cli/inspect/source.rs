@@ -88,7 +88,13 @@ impl Source {
             let known: Vec<_> = Config::known_names().collect();
             bail!("{name}: neither a file or folder nor a model known by name ({})", known.join(", "));
         };
-        Ok(Self { origin: name.into(), preprocessor: PreprocessorConfig::known(name), dtype: stored(&config), config, file: None })
+        Ok(Self {
+            origin: name.into(),
+            preprocessor: PreprocessorConfig::known(name),
+            dtype: stored(&config),
+            config,
+            file: None,
+        })
     }
 
     fn demonstration() -> Result<Self> {

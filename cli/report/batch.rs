@@ -85,7 +85,7 @@ pub(super) fn run(
 fn write(lines: Option<&mut Lines>, value: &Value) -> Result<()> {
     match lines {
         Some(lines) => lines.push(value),
-        None => Ok(output::line(&value.to_string())?),
+        None => output::line(&value.to_string()),
     }
 }
 

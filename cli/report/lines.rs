@@ -26,7 +26,9 @@ impl Lines {
     pub(super) fn open(path: &Path, resume: bool) -> Result<Self> {
         let name = path.display();
         let mut kept = Kept::default();
-        match fs::read_to_string(path) {
+        // A pipe or device has no earlier run in it.
+        let file = fs::metadata(path).is_ok_and(|kind| !kind.is_file()).then_some(Ok(String::new()));
+        match file.unwrap_or_else(|| fs::read_to_string(path)) {
             Ok(text) if text.is_empty() => {}
             Ok(_) if !resume => {
                 bail!("{name}: exists already; --resume goes on with it, or name another file")

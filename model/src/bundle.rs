@@ -255,7 +255,7 @@ impl Bundle {
 
     /// A conversation with its images, embedded. Runs the vision tower.
     pub fn prompt(&self, messages: &[Message], images: &[Tiles<'_>]) -> Result<generate::Prompt> {
-        let grids: Vec<_> = images.iter().map(|i| i.grid()).collect();
+        let grids: Vec<_> = images.iter().map(Tiles::grid).collect();
         let ids = self.encoder()?.encode(messages, &grids)?.ids;
         self.embed(ids, images)
     }
@@ -285,7 +285,7 @@ impl Bundle {
 
     /// Normalised pixels `[tiles, 3, edge, edge]`, f32, of all images; `None` if there are none.
     pub fn pixels(&self, images: &[Tiles<'_>]) -> Result<Option<Tensor>> {
-        let tiles: usize = images.iter().map(|i| i.count()).sum();
+        let tiles: usize = images.iter().map(Tiles::count).sum();
         let Some(first) = images.first() else { return Ok(None) };
         let edge = first.edge();
         let mut values = vec![0.0; tiles * 3 * edge * edge];

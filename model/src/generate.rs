@@ -151,7 +151,8 @@ impl<'a> Writer<'a> {
 
 /// Writes answers to all prompts at once. `on_text(i, piece)` sees the text of sequence `i` as it grows and
 /// can end the call. Shorter prompts are padded on the left and masked: each sequence gets the tokens that
-/// it would get alone. Without a tokenizer there are ids but no text.
+/// it would get alone. Without a tokenizer there are ids but no text; with one, rows of the head beyond its
+/// vocabulary (padding of the matrix) are never chosen.
 pub fn generate(
     model: &Llama,
     tokenizer: Option<&Tokenizer>,
@@ -181,6 +182,8 @@ struct Sequence<'a> {
 struct Run<'a> {
     model: &'a Llama,
     options: &'a Options,
+    /// Ids that may be chosen: those below.
+    tokens: usize,
     sequences: Vec<Sequence<'a>>,
     cache: Cache,
     /// Padding of each sequence.
@@ -251,7 +254,9 @@ impl<'a> Run<'a> {
             })
             .collect();
         let timings = Timings { prompt_tokens: batch * longest, ..Timings::default() };
-        Ok(Self { model, options, sequences, cache, pads, key_mask, hidden, started, timings })
+        let vocab = model.config().vocab_size;
+        let tokens = tokenizer.map_or(vocab, |t| t.vocab_size().min(vocab));
+        Ok(Self { model, options, tokens, sequences, cache, pads, key_mask, hidden, started, timings })
     }
 
     fn finish(
@@ -288,6 +293,7 @@ impl<'a> Run<'a> {
     fn choose(&mut self, on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>) -> Result<Vec<u32>> {
         let logits = self.model.logits(&self.hidden)?.to_f32_vec()?;
         let vocab = self.model.config().vocab_size;
+        let tokens = self.tokens;
         let room = self.model.config().max_position_embeddings - self.cache.len();
         let mut next = vec![0; self.sequences.len()];
         let mut cancelled = false;
@@ -295,7 +301,11 @@ impl<'a> Run<'a> {
             if sequence.finish.is_some() {
                 continue;
             }
-            let id = self.options.sampling.choose(&mut row.to_vec(), &sequence.seen, &mut sequence.rng)?;
+            let id = self.options.sampling.choose(
+                &mut row[..tokens].to_vec(),
+                &sequence.seen,
+                &mut sequence.rng,
+            )?;
             next[i] = id;
             if self.options.stop_tokens.contains(&id) {
                 sequence.finish = Some(Finish::StopToken(id));

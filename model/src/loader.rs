@@ -94,7 +94,7 @@ impl Loader {
                     Some(rename) => rename(name).unwrap_or_else(|| name.to_owned()),
                     None => name.to_owned(),
                 };
-                self.from_file(weights, &stored, dims)
+                self.read(weights, &stored, dims)
             }
             Source::Random { rng } => self.draw(&mut rng.lock().unwrap(), dims, init),
         })?;
@@ -111,7 +111,7 @@ impl Loader {
         })
     }
 
-    fn from_file(&self, weights: &Weights, name: &str, dims: &[usize]) -> Result<Tensor> {
+    fn read(&self, weights: &Weights, name: &str, dims: &[usize]) -> Result<Tensor> {
         let entry = weights.require(name)?;
         if entry.shape() != dims {
             return Err(Error::Shape {

@@ -81,7 +81,9 @@ impl Sampling {
         }
         kept.sort_unstable_by(order);
         let largest = kept[0].1;
-        kept.iter_mut().for_each(|(_, x)| *x = (*x - largest).exp());
+        for (_, x) in &mut kept {
+            *x = (*x - largest).exp();
+        }
         if self.top_p < 1.0 {
             let total: f64 = kept.iter().map(|k| k.1).sum();
             let mut sum = 0.0;

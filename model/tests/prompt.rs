@@ -20,8 +20,9 @@ fn published_template() -> ChatTemplate {
 #[test]
 fn prompts_are_those_of_the_reference() {
     let (Some(small), Some(large)) = (tokenizer_256m(), tokenizer_2b()) else { return };
-    let small = PromptEncoder::new(&small, published_template(), &vision_language("SmolVLM-256M-Instruct"));
-    let large = PromptEncoder::new(&large, ChatTemplate::smolvlm(), &vision_language("SmolVLM-Instruct"));
+    let (published, own) = (published_template(), ChatTemplate::smolvlm());
+    let small = PromptEncoder::new(&small, &published, &vision_language("SmolVLM-256M-Instruct"));
+    let large = PromptEncoder::new(&large, &own, &vision_language("SmolVLM-Instruct"));
     let (small, large) = (small.unwrap(), large.unwrap());
     let cases = fixture_json("smolvlm-tiny/tokenizer_cases.json");
     let cases = cases["prompt"].as_array().unwrap();
@@ -46,7 +47,8 @@ fn an_answer_tokenised_apart_has_the_ids_of_the_whole() {
     {
         let Some(tokenizer) = tokenizer else { return };
         let config = vision_language(name);
-        let encoder = PromptEncoder::new(&tokenizer, ChatTemplate::smolvlm(), &config).unwrap();
+        let template = ChatTemplate::smolvlm();
+        let encoder = PromptEncoder::new(&tokenizer, &template, &config).unwrap();
         let grid = Grid { rows: 1, cols: 2 };
         let question = [report::message(Some("A 29 years old female with cough."), Limit::default())];
         let answer = "Image Labels: thorax | Gender: Female | Age: 29.0 | Image Caption: Clear.";
@@ -162,7 +164,8 @@ fn trained() -> Tokenizer {
 fn images_and_messages_must_go_together() {
     let tokenizer = trained();
     let config = VisionLanguageConfig { image_token_id: 4, ..vision_language("SmolVLM-256M-Instruct") };
-    let encoder = PromptEncoder::new(&tokenizer, ChatTemplate::smolvlm(), &config).unwrap();
+    let own = ChatTemplate::smolvlm();
+    let encoder = PromptEncoder::new(&tokenizer, &own, &config).unwrap();
     let grid = Grid { rows: 2, cols: 2 };
     assert!(encoder.encode(&[Message::user(2, "a")], &[grid, Grid::default()]).is_ok());
     for (images, grids) in [(1, 0), (0, 1), (1, 2)] {
@@ -176,13 +179,13 @@ fn images_and_messages_must_go_together() {
         assert!(matches!(result, Err(PromptError::ControlToken { .. })), "{text}");
     }
     let drops = ChatTemplate::new("{{ messages[0]['content'][0]['type'] }}", "drops images").unwrap();
-    let encoder = PromptEncoder::new(&tokenizer, drops, &config).unwrap();
+    let encoder = PromptEncoder::new(&tokenizer, &drops, &config).unwrap();
     assert!(matches!(encoder.encode(&[Message::user(1, "a")], &[grid]), Err(PromptError::ImageCount { .. })));
 
     let wrong = vision_language("SmolVLM-256M-Instruct");
-    let error = PromptEncoder::new(&tokenizer, ChatTemplate::smolvlm(), &wrong).unwrap_err().to_string();
+    let error = PromptEncoder::new(&tokenizer, &own, &wrong).unwrap_err().to_string();
     assert!(error.contains("49190"), "{error}");
-    let text = PromptEncoder::text_only(&tokenizer, ChatTemplate::smolvlm());
+    let text = PromptEncoder::text_only(&tokenizer, &own);
     assert!(text.encode(&[Message::user(1, "a")], &[grid]).is_err());
     assert_eq!(text.encode(&[Message::text(Role::User, "a")], &[]).unwrap().image_tokens, 0);
 }

@@ -64,7 +64,9 @@ fn a_run_is_continued_where_it_stopped() {
     // Torn in the middle of the second line.
     let first = whole.find('\n').unwrap() + 1;
     fs::write(&out, &whole[..first + 40]).unwrap();
-    report(&tiny, &[images.name(), "--out", out_name, "--resume"]).ok().says(&["1 of 3 images have a report"]);
+    report(&tiny, &[images.name(), "--out", out_name, "--resume"])
+        .ok()
+        .says(&["1 of 3 images have a report"]);
     let again = fs::read_to_string(&out).unwrap();
     assert_eq!(again[..first], whole[..first]);
     let answers = |text: &str| -> Vec<_> {
@@ -108,7 +110,8 @@ fn other_files_and_other_models_are_left_alone() {
     images.gradient("b.png", 30, 30);
     report(&other, &[images.name(), "--out", out, "--resume"]).fails(&["its reports are by", tiny.name()]);
     let nowhere = elsewhere.path().join("no/such/folder.jsonl");
-    report(&tiny, &[images.name(), "--out", nowhere.to_str().unwrap()]).fails(&["folder.jsonl", "cannot be written"]);
+    report(&tiny, &[images.name(), "--out", nowhere.to_str().unwrap()])
+        .fails(&["folder.jsonl", "cannot be written"]);
 }
 
 #[test]
@@ -118,4 +121,16 @@ fn an_empty_folder_and_a_name_given_twice_are_errors() {
     let image = images.gradient("a.png", 30, 30);
     let image = image.to_str().unwrap();
     report(&tiny, &[image, image]).fails(&["named twice"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said() {
+    let (tiny, images) = (Tiny::new(), Images::new());
+    images.gradient("a.png", 30, 30);
+    report(&tiny, &[images.name(), "--out", "/dev/full"]).fails(&[
+        "/dev/full",
+        "cannot be written",
+        "--resume",
+    ]);
 }

@@ -71,8 +71,7 @@ fn a_closed_pipe_ends_quietly() {
         &["report", image.to_str().unwrap(), "--model", tiny.name()],
     ];
     for args in commands {
-        let mut child =
-            command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();

@@ -27,7 +27,8 @@ fn text_ids_and_json_agree() {
 fn a_batch_gives_what_single_prompts_give() {
     let tiny = Tiny::new();
     let prompts = ["Write", "Image Labels: radiology, thorax | Gender:"];
-    let batch = roentgen(base(&tiny, &["--json", "--prompt", prompts[0], "--prompt", prompts[1]])).ok().json();
+    let batch =
+        roentgen(base(&tiny, &["--json", "--prompt", prompts[0], "--prompt", prompts[1]])).ok().json();
     for (i, prompt) in prompts.iter().enumerate() {
         let single = roentgen(base(&tiny, &["--json", "--prompt", prompt])).ok().json();
         assert_eq!(batch["answers"][i], single["answers"][0]);
@@ -89,6 +90,7 @@ fn senseless_options_are_errors() {
     roentgen(base(&tiny, &["--prompt", ""])).fails(&["empty"]);
     roentgen(base(&tiny, &["--prompt", "-", "--prompt", "-"])).fails(&["stdin"]);
     roentgen(base(&tiny, &["--prompt", "an <image> in a text"])).fails(&["<image>"]);
-    roentgen(base(&tiny, &["--chat", "--prompt", "the end<end_of_utterance>"])).fails(&["<end_of_utterance>"]);
+    roentgen(base(&tiny, &["--chat", "--prompt", "the end<end_of_utterance>"]))
+        .fails(&["<end_of_utterance>"]);
     roentgen(base(&tiny, &["--prompt", "a", "--top-k", "3"])).ok().says(&["temperature 0"]);
 }

@@ -42,9 +42,10 @@ fn published_models_by_name() {
     near(&large["prefill"]["decoder"]["attention"], 0.239e12);
     near(&large["decode_per_token"]["linear"], 3.42e9);
 
-    for (name, total, cache) in
-        [("SmolVLM-256M-Instruct", 256_484_928_u64, 23_040), ("huggingfacetb/smolvlm-500m-instruct", 507_482_304, 40_960)]
-    {
+    for (name, total, cache) in [
+        ("SmolVLM-256M-Instruct", 256_484_928_u64, 23_040),
+        ("huggingfacetb/smolvlm-500m-instruct", 507_482_304, 40_960),
+    ] {
         // The prefix counts as the organisation only in its own spelling.
         let name = name.replace("huggingfacetb/", "HuggingFaceTB/");
         let json = inspect(&[&name]);
@@ -90,7 +91,11 @@ fn what_does_not_fit_is_listed() {
     });
     let outcome = roentgen(["inspect", tiny.name()]);
     assert_eq!(outcome.code, 1);
-    for text in ["missing: model.text_model.norm.weight", "wrong shape: lm_head.weight [64, 512]", "not used: model.text_model.surplus"] {
+    for text in [
+        "missing: model.text_model.norm.weight",
+        "wrong shape: lm_head.weight [64, 512]",
+        "not used: model.text_model.surplus",
+    ] {
         assert!(outcome.stdout.contains(text), "{outcome:#?}");
     }
     outcome.says(&["do not fit"]);

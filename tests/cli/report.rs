@@ -39,7 +39,11 @@ fn image_and_case_both_reach_the_model() {
         roentgen(base.iter().chain(more)).ok().json()
     };
     let plain = report(&a[0], &[]);
-    assert_eq!(plain["raw"], report(&a[0], &["--threads", "1"])["raw"], "one answer for any number of threads");
+    assert_eq!(
+        plain["raw"],
+        report(&a[0], &["--threads", "1"])["raw"],
+        "one answer for any number of threads"
+    );
     assert_ne!(plain["raw"], report(&a[1], &[])["raw"], "another image, another answer");
     let with_case = report(&a[0], &["--case", "A 29 years old female"]);
     assert_ne!(plain["raw"], with_case["raw"], "another case, another answer");

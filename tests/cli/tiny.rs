@@ -38,7 +38,8 @@ impl Tiny {
         let folder = tempfile::tempdir().unwrap();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny");
         std::fs::copy(fixture.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
-        let texts = [INSTRUCTION, "User: Assistant: Image Labels: radiology, thorax | Gender: Female | Age: 29.0"];
+        let texts =
+            [INSTRUCTION, "User: Assistant: Image Labels: radiology, thorax | Gender: Female | Age: 29.0"];
         let tokenizer = train_bpe(texts.iter().flat_map(|text| [text; 4]), 512, &SPECIALS).unwrap();
         let tiny = Self { folder };
         tiny.write("tokenizer.json", &tokenizer);

@@ -1,3 +1,5 @@
+use std::sync::{Arc, Mutex};
+
 use super::multiversion::multiversion;
 use super::rms_norm::row_offset;
 use super::rows::{copy_row, flat};
@@ -42,11 +44,48 @@ fn inverse_frequencies(theta: f32, d: usize) -> Vec<f32> {
     (0..d / 2).map(|i| 1.0 / power(i)).collect()
 }
 
+/// Cosines and sines of the positions 0, 1, …, `d/2` of each a row, in f32. Every layer of a model turns by
+/// the same angles, and computing them costs more than turning.
+struct Table {
+    theta: u32,
+    d: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+/// Positions beyond this are computed at each call: a table would outgrow its use.
+const LONGEST: usize = 1 << 16;
+/// Tables kept: models that run beside each other.
+const KEPT: usize = 4;
+
+/// The table for at least `n` positions, made or lengthened if need be.
+fn table(theta: f32, d: usize, n: usize) -> Arc<Table> {
+    static TABLES: Mutex<Vec<Arc<Table>>> = Mutex::new(Vec::new());
+    let mut tables = TABLES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let same = tables.iter().position(|t| t.theta == theta.to_bits() && t.d == d);
+    if let Some(i) = same {
+        if tables[i].cos.len() >= n * (d / 2) {
+            return tables[i].clone();
+        }
+        tables.remove(i);
+    }
+    let frequencies = inverse_frequencies(theta, d);
+    let angles = |f: fn(f32) -> f32| {
+        (0..n.next_power_of_two()).flat_map(|p| frequencies.iter().map(move |&w| f(p as f32 * w))).collect()
+    };
+    let made = Arc::new(Table { theta: theta.to_bits(), d, cos: angles(f32::cos), sin: angles(f32::sin) });
+    tables.truncate(KEPT - 1);
+    tables.insert(0, made.clone());
+    made
+}
+
 fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
     let x = &inputs[0];
     let [b, s, heads, d] = x.layout.dims[..] else { unreachable!("four dimensions by the rule") };
     let positions = flat::<u32>(&inputs[1]);
-    let frequencies = inverse_frequencies(op.theta, d);
+    let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+    let frequencies = if longest > LONGEST { inverse_frequencies(op.theta, d) } else { Vec::new() };
+    let table = (longest <= LONGEST).then(|| table(op.theta, d, longest));
     let sign = if op.inverse { -1.0 } else { 1.0 };
     let step = x.layout.strides[3];
     let data = x.slice::<T>();
@@ -57,10 +96,17 @@ fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu
         let mut known = None;
         for r in first..first + count {
             if known.replace(positions[r]) != Some(positions[r]) {
-                for ((c, s), &f) in cos.iter_mut().zip(&mut sin).zip(&frequencies) {
-                    let angle = positions[r] as f32 * f;
-                    *c = T::from_f32(angle.cos()).to_f32();
-                    *s = sign * T::from_f32(angle.sin()).to_f32();
+                let row = positions[r] as usize * (d / 2);
+                for i in 0..d / 2 {
+                    let (c, s) = match &table {
+                        Some(table) => (table.cos[row + i], table.sin[row + i]),
+                        None => {
+                            let angle = positions[r] as f32 * frequencies[i];
+                            (angle.cos(), angle.sin())
+                        }
+                    };
+                    cos[i] = T::from_f32(c).to_f32();
+                    sin[i] = sign * T::from_f32(s).to_f32();
                 }
             }
             for h in 0..heads {
