@@ -123,14 +123,14 @@ impl Checkpoints {
         let partial = Partial(self.folder.join(format!(".step-{:06}.partial", state.step)));
         fs::create_dir_all(&partial.0).map_err(|e| Error::io(&partial.0, "create", e))?;
 
-        let weights = optimizer.parameters.iter().map(|p| (p.name.clone(), &p.value)).collect();
-        write_tensors(&partial.0.join(WEIGHTS), weights, create)?;
-        let moments = optimizer
+        let weights: Vec<_> = optimizer.parameters.iter().map(|p| (p.name.clone(), &p.value)).collect();
+        write_tensors(&partial.0.join(WEIGHTS), &weights, create)?;
+        let moments: Vec<_> = optimizer
             .parameters
             .iter()
             .flat_map(|p| [(format!("m.{}", p.name), &p.m), (format!("v.{}", p.name), &p.v)])
             .collect();
-        write_tensors(&partial.0.join(OPTIMIZER), moments, create)?;
+        write_tensors(&partial.0.join(OPTIMIZER), &moments, create)?;
         let path = partial.0.join(STATE);
         let json = serde_json::to_vec_pretty(state)
             .map_err(|e| Error::checkpoint(&path, format!("cannot be written: {e}")))?;
@@ -180,7 +180,7 @@ impl Drop for Partial {
     }
 }
 
-fn write_tensors(path: &Path, tensors: Vec<(String, &Tensor)>, create: Create<'_>) -> Result<()> {
+fn write_tensors(path: &Path, tensors: &[(String, &Tensor)], create: Create<'_>) -> Result<()> {
     let shapes: Vec<Vec<usize>> = tensors.iter().map(|(_, t)| t.dims().to_vec()).collect();
     let specs: Vec<TensorSpec<'_>> = tensors
         .iter()
@@ -189,7 +189,7 @@ fn write_tensors(path: &Path, tensors: Vec<(String, &Tensor)>, create: Create<'_
         .collect();
     let file = create(path).map_err(|e| Error::io(path, "create", e))?;
     let mut writer = SafetensorsWriter::new(file, path, &specs, &BTreeMap::new())?;
-    for (name, tensor) in &tensors {
+    for (name, tensor) in tensors {
         writer.write(name, &tensor.to_bytes()?)?;
     }
     writer.finish()?.sync().map_err(|e| Error::io(path, "write", e))

@@ -7,7 +7,7 @@ use eval::text::TextScorer;
 use model::bundle::Bundle;
 use model::generate::{Options as Generation, generate};
 use model::image::{DecodeOptions, Image, decode_file};
-use model::prompt::report::{Limit, Report, message};
+use model::prompt::report::{Field, Limit, Parsed, Report, message};
 use serde::Serialize;
 
 use crate::data::Case;
@@ -103,17 +103,35 @@ pub struct Scores {
 /// Labels that say what kind of picture it is, and not what is to be seen.
 const KIND: [&str; 6] = ["radiology", "x_ray", "thorax", "frontal", "posteroanterior", "anteroposterior"];
 
+/// Reports for `cases` as the model writes them with `inputs`, and their scores.
+///
+/// # Errors
+/// As [`generate_reports`].
+pub fn evaluate_reports<'c>(
+    bundle: &Bundle,
+    cases: impl IntoIterator<Item = &'c Case>,
+    inputs: Inputs,
+    scorer: &TextScorer,
+    done: &mut dyn FnMut(&Prediction),
+) -> Result<(Vec<Prediction>, Scores)> {
+    let predictions = generate_reports(bundle, cases, inputs, done)?;
+    let scores = score(scorer, &predictions)?;
+    Ok((predictions, scores))
+}
+
 /// Scores predictions.
 ///
 /// # Errors
 /// Never for predictions made here: the two sides are paired.
 pub fn score(scorer: &TextScorer, predictions: &[Prediction]) -> Result<Scores> {
-    let parse = |line: &str| Report::parse(line).report;
     let (mut views, mut right) = (0, 0);
     let (mut hits, mut made, mut wanted) = (0, 0, 0);
     let (mut hypotheses, mut references) = (Vec::new(), Vec::new());
     for p in predictions {
-        let (h, r) = (parse(&p.generated), parse(&p.expected));
+        let (parsed, expected) = (Report::parse(&p.generated), Report::parse(&p.expected));
+        hypotheses.push(for_scores(&p.generated, &parsed));
+        references.push(for_scores(&p.expected, &expected));
+        let (h, r) = (parsed.report, expected.report);
         if let Some(expected) = view(&r) {
             views += 1;
             right += usize::from(view(&h) == Some(expected));
@@ -122,8 +140,6 @@ pub fn score(scorer: &TextScorer, predictions: &[Prediction]) -> Result<Scores> 
         hits += found.iter().filter(|f| expected.contains(f)).count();
         made += found.len();
         wanted += expected.len();
-        hypotheses.push(for_scores(&p.generated, &h));
-        references.push(for_scores(&p.expected, &r));
     }
     Ok(Scores {
         report: report_scores::score(scorer, &hypotheses, &references)
@@ -145,33 +161,19 @@ fn findings(report: &Report) -> Vec<&str> {
     found
 }
 
-fn for_scores(line: &str, report: &Report) -> report_scores::Report {
+/// A field that says that it is unknown is there; one that is missing or senseless is not.
+fn for_scores(line: &str, parsed: &Parsed) -> report_scores::Report {
+    let report = &parsed.report;
+    let there = |field: Field, value: Option<String>| {
+        let absent = parsed.missing.contains(&field) || parsed.unreadable.iter().any(|(f, _)| *f == field);
+        (!absent).then(|| value.unwrap_or_else(|| "unknown".into()))
+    };
+    let labels = there(Field::Labels, Some(String::new())).map(|_| report.labels.clone());
     report_scores::Report {
         line: line.to_owned(),
-        labels: (!report.labels.is_empty()).then(|| report.labels.clone()),
-        gender: report.gender.clone(),
-        age: report.age.map(|age| format!("{age:.1}")),
-        caption: report.caption.clone(),
+        labels,
+        gender: there(Field::Gender, report.gender.clone()),
+        age: there(Field::Age, report.age.map(|age| format!("{age:.1}"))),
+        caption: there(Field::Caption, report.caption.clone()),
     }
-}
-
-/// The report that says what training rows say most often: a baseline that reads nothing.
-pub fn majority<'c>(training: impl IntoIterator<Item = &'c Case>) -> Report {
-    let cases: Vec<&Case> = training.into_iter().collect();
-    let mut ages: Vec<f32> = cases.iter().filter_map(|c| c.report.age).collect();
-    ages.sort_by(f32::total_cmp);
-    Report {
-        labels: most_frequent(cases.iter().map(|c| c.report.labels.clone())).unwrap_or_default(),
-        gender: most_frequent(cases.iter().filter_map(|c| c.report.gender.clone())),
-        age: ages.get(ages.len() / 2).copied(),
-        caption: most_frequent(cases.iter().filter_map(|c| c.report.caption.clone())),
-    }
-}
-
-fn most_frequent<T: Ord>(items: impl Iterator<Item = T>) -> Option<T> {
-    let mut counts = std::collections::BTreeMap::new();
-    for item in items {
-        *counts.entry(item).or_insert(0usize) += 1;
-    }
-    counts.into_iter().max_by_key(|(_, n)| *n).map(|(item, _)| item)
 }

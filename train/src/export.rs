@@ -34,7 +34,9 @@ pub fn export(folder: &Path, parts: &Parts<'_>, parameters: &[Parameter], dtype:
     let template = parts.template;
     json("config.json", config_json(parts.config, dtype)?)?;
     json("preprocessor_config.json", parts.preprocessor.to_json())?;
+    // transformers up to 4.51 reads the first for processors, later versions the second.
     json("chat_template.json", json!({ "chat_template": template }))?;
+    write(&folder.join("chat_template.jinja"), template.as_bytes())?;
     json("generation_config.json", generation_json(parts)?)?;
     json("processor_config.json", processor_json(parts.config))?;
     json("tokenizer_config.json", tokenizer_json(parts))?;

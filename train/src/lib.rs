@@ -4,6 +4,7 @@
 //! and the row, so that a run continued from a checkpoint gives the bytes of one that was never stopped, for any
 //! number of threads.
 
+pub mod baseline;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -19,4 +20,5 @@ pub mod trainer;
 
 pub use config::TrainConfig;
 pub use error::{Error, Result};
+pub use evaluate::evaluate_reports;
 pub use run::{Options, Summary, run};

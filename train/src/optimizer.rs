@@ -36,7 +36,7 @@ impl Optimizer {
             let (m, v) = tagged("optimizer", || Ok::<_, engine::Error>((zeros()?, zeros()?)))?;
             // Norms and biases are the vectors among a transformer's parameters.
             let decay = section.decay_norms_and_biases || value.rank() > 1;
-            Ok(Parameter { name, m, v, decay, value })
+            Ok(Parameter { name, value, m, v, decay })
         };
         let parameters = tensors.into_iter().map(parameter).collect::<Result<_>>()?;
         Ok(Self { parameters, section: section.clone() })

@@ -205,10 +205,12 @@ fn report_bad(out: &Path, bad: &[BadRow]) -> Result<()> {
             _ => Ok(()),
         };
     }
+    let mut lines = String::new();
     for row in bad {
         tracing::warn!("bad row left out: {row}");
+        lines += &row.to_string();
+        lines.push('\n');
     }
-    let lines: String = bad.iter().map(|row| format!("{row}\n")).collect();
     write(&path, lines.as_bytes())
 }
 

@@ -28,6 +28,7 @@ impl Schedule {
             Self::Constant | Self::ConstantWithWarmup => 1.0,
             Self::Linear => total.saturating_sub(step) as f64 / span,
             Self::Cosine => {
+                // Beyond the last step it rises again, as there; no run goes so far.
                 let progress = step.saturating_sub(warmup) as f64 / span;
                 (0.5 * (1.0 + (std::f64::consts::PI * progress).cos())).max(0.0)
             }

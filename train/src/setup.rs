@@ -166,7 +166,7 @@ fn template_text(folder: &Path) -> Result<String> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(Error::io(&path, "read", e)),
         };
-        if name.ends_with(".jinja") {
+        if name == "chat_template.jinja" {
             return Ok(text);
         }
         let json: serde_json::Value = serde_json::from_str(&text)

@@ -4,8 +4,9 @@ mod common;
 
 use engine::Device;
 use model::bundle::Bundle;
+use train::baseline::majority;
 use train::data::Cases;
-use train::evaluate::{Inputs, generate_reports, majority, score};
+use train::evaluate::{Inputs, generate_reports, score};
 use train::{Options, run};
 
 #[test]

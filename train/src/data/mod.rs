@@ -115,17 +115,16 @@ impl Cases {
                 let place = Place { file: path.clone(), line: i + 1 };
                 match row(line, &place, section, lists.as_ref()) {
                     Ok(None) => all.unlisted += 1,
-                    Ok(Some(case)) => match seen.get(&case.id) {
-                        Some(first) => {
+                    Ok(Some(case)) => {
+                        if let Some(first) = seen.get(&case.id) {
                             let at = format!("{}:{}", first.file.display(), first.line);
                             let reason = format!("the id `{}` is already at {at}", case.id);
                             all.bad.push(BadRow { place, reason });
-                        }
-                        None => {
+                        } else {
                             seen.insert(case.id.clone(), place);
                             all.cases.push(case);
                         }
-                    },
+                    }
                     Err(reason) => all.bad.push(BadRow { place, reason }),
                 }
             }

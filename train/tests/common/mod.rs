@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use train::TrainConfig;
@@ -53,7 +54,7 @@ epochs = 6
 "#;
 
 /// Writes images and rows into `folder`.
-pub fn data(folder: &Path) {
+pub(crate) fn data(folder: &Path) {
     let mut rows = String::new();
     for (i, (gender, age, label, caption)) in [
         ("Female", "41", "effusion", "Fluid on the left side."),
@@ -67,16 +68,17 @@ pub fn data(folder: &Path) {
         let pixels: Vec<u8> =
             (0..1024).map(|p| if (p % 32 / 16 + 2 * (p / 512)) == i { 230 } else { 30 }).collect();
         image::GrayImage::from_raw(32, 32, pixels).unwrap().save(folder.join(format!("{i}.png"))).unwrap();
-        rows += &format!(
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            rows,
             r#"{{"id":"row-{i}","split":"train","image_path":"{i}.png","clinical_case":"A patient with cough.","image_labels":["thorax","{label}"],"gender":"{gender}","age":{age},"image_caption":"{caption}"}}"#
         );
-        rows.push('\n');
     }
     std::fs::write(folder.join("rows.jsonl"), rows).unwrap();
 }
 
 /// The tiny run in `folder`, changed by `overrides`.
-pub fn config(folder: &Path, overrides: &[(&str, &str)]) -> TrainConfig {
+pub(crate) fn config(folder: &Path, overrides: &[(&str, &str)]) -> TrainConfig {
     let overrides: Vec<_> = overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     TrainConfig::from_toml(CONFIG, "tiny.toml", folder, &overrides).unwrap()
 }
