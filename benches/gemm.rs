@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use engine::cpu::gemm::{BatchDim, Init, MatMut, MatRef, gemm, gemm_batched};
 use engine::cpu::threads;
-use engine::{DType, Element, Float};
+use engine::{DType, Element};
 use half::bf16;
 
 /// Seconds of one call.

@@ -79,7 +79,7 @@ fn profile(name: &str, f: &mut dyn FnMut()) {
     println!(
         "{name}: {:.1} ms, {:.1} ms outside operations",
         whole.as_secs_f64() * 1e3,
-        (whole - inside).as_secs_f64() * 1e3
+        whole.saturating_sub(inside).as_secs_f64() * 1e3
     );
     for (op, (count, time)) in rows {
         let (ms, share) = (time.as_secs_f64() * 1e3, time.as_secs_f64() / whole.as_secs_f64() * 100.0);
@@ -186,10 +186,10 @@ fn main() {
                 drop(model.text.logits(&hidden.narrow(1, 163, 1).unwrap()).unwrap());
             });
             figure("SmolVLM-256M vision", "s", None, &args, || {
-                drop(model.image_features(&pixels, None).unwrap())
+                drop(model.image_features(&pixels, None).unwrap());
             });
             figure("SmolVLM-256M text prefill 164", "tokens/s", Some(164.0), &args, || {
-                drop(prefill(&model.text, 164))
+                drop(prefill(&model.text, 164));
             });
             figure("SmolVLM-256M decode 32", "tokens/s", Some(32.0), &args, || decode(&model.text, 164, 32));
         });

@@ -3,7 +3,9 @@
 //! Shares of the machine's peak are in the benches `gemm`, `attention`, `elementwise` and `memory_bound` of the
 //! engine; whole models are in the bench `model`.
 
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use engine::ops::{Attention, GatedSilu, Gelu, GeluKind, LayerNorm, MatMul, RmsNorm, RopeKind};
 use engine::{DType, Device, Op, Rng, Tensor, checkpoint, no_grad};
 
@@ -36,11 +38,17 @@ fn operations(c: &mut Criterion) {
         for (rows, inner, outer) in [(1, 576, 1536), (512, 576, 1536), (1024, 768, 3072)] {
             let (x, w) = (randn(&[rows, inner], dtype), randn(&[outer, inner], dtype));
             let wt = w.t().unwrap();
-            one(&mut group, &format!("matmul {rows}x{inner} -> {outer}"), &MatMul { out: dtype }, &[&x, &wt], || {
-                x.linear(&w, None).unwrap()
-            });
+            one(
+                &mut group,
+                &format!("matmul {rows}x{inner} -> {outer}"),
+                &MatMul { out: dtype },
+                &[&x, &wt],
+                || x.linear(&w, None).unwrap(),
+            );
         }
-        for (name, s, heads, causal) in [("vision 1024x12x64", 1024, 12, false), ("text 512x9x64", 512, 9, true)] {
+        for (name, s, heads, causal) in
+            [("vision 1024x12x64", 1024, 12, false), ("text 512x9x64", 512, 9, true)]
+        {
             let q = randn(&[1, s, heads, 64], dtype);
             let op = Attention { scale: 0.125, causal };
             one(&mut group, &format!("attention {name}"), &op, &[&q, &q, &q], || {
@@ -51,15 +59,20 @@ fn operations(c: &mut Criterion) {
         one(&mut group, "layer_norm 1024x768", &LayerNorm { eps: 1e-6 }, &[&x, &w, &w], || {
             x.layer_norm(&w, &w, 1e-6).unwrap()
         });
-        one(&mut group, "rms_norm 1024x768", &RmsNorm { eps: 1e-5 }, &[&x, &w], || x.rms_norm(&w, 1e-5).unwrap());
+        one(&mut group, "rms_norm 1024x768", &RmsNorm { eps: 1e-5 }, &[&x, &w], || {
+            x.rms_norm(&w, 1e-5).unwrap()
+        });
         let x = randn(&[1024, 3072], dtype);
-        one(&mut group, "gelu 1024x3072", &Gelu { kind: GeluKind::Tanh }, &[&x], || x.gelu(GeluKind::Tanh).unwrap());
+        one(&mut group, "gelu 1024x3072", &Gelu { kind: GeluKind::Tanh }, &[&x], || {
+            x.gelu(GeluKind::Tanh).unwrap()
+        });
         one(&mut group, "gated_silu 1024x3072", &GatedSilu, &[&x, &x], || x.gated_silu(&x).unwrap());
         let x = randn(&[1, 512, 9, 64], dtype);
         let positions: Vec<u32> = (0..512).collect();
         let positions = Tensor::from_slice(&positions, &[1, 512], &Device::cpu()).unwrap();
         group.throughput(Throughput::Bytes(2 * x.bytes() as u64));
-        group.bench_function("rope 512x9x64", |b| b.iter(|| x.rope(&positions, 1e5, RopeKind::Half).unwrap()));
+        group
+            .bench_function("rope 512x9x64", |b| b.iter(|| x.rope(&positions, 1e5, RopeKind::Half).unwrap()));
         let logits = randn(&[512, 49_152], dtype);
         let labels = Tensor::from_slice(&[1i32; 512], &[512], &Device::cpu()).unwrap();
         group.throughput(Throughput::Bytes(logits.bytes() as u64));

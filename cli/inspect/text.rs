@@ -113,7 +113,7 @@ impl Inspection {
             };
             row(
                 "image",
-                format!("{} tiles", image.tiles),
+                format!("{} {}", image.tiles, if image.tiles == 1 { "tile" } else { "tiles" }),
                 format!("{} × {} pixels: {cut}; {} tokens", image.width, image.height, grouped(image.tokens)),
             );
             row(

@@ -69,16 +69,16 @@ fn alpha_is_dropped_and_depths_are_reduced() {
 #[test]
 fn palettes_are_applied() {
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut bytes, b"IHDR", &[0, 0, 0, 2, 0, 0, 0, 1, 8, 3, 0, 0, 0]);
-    chunk(&mut bytes, b"PLTE", &[1, 2, 3, 200, 100, 50]);
-    chunk(&mut bytes, b"IDAT", &stored(&[0, 1, 0]));
-    chunk(&mut bytes, b"IEND", &[]);
+    chunk(&mut bytes, *b"IHDR", &[0, 0, 0, 2, 0, 0, 0, 1, 8, 3, 0, 0, 0]);
+    chunk(&mut bytes, *b"PLTE", &[1, 2, 3, 200, 100, 50]);
+    chunk(&mut bytes, *b"IDAT", &stored(&[0, 1, 0]));
+    chunk(&mut bytes, *b"IEND", &[]);
     assert_eq!(open(&bytes).unwrap().to_rgb(), [200, 100, 50, 1, 2, 3]);
 
     let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
-    chunk(&mut bytes, b"IHDR", &[0, 0, 0, 3, 0, 0, 0, 1, 1, 0, 0, 0, 0]);
-    chunk(&mut bytes, b"IDAT", &stored(&[0, 0b1010_0000]));
-    chunk(&mut bytes, b"IEND", &[]);
+    chunk(&mut bytes, *b"IHDR", &[0, 0, 0, 3, 0, 0, 0, 1, 1, 0, 0, 0, 0]);
+    chunk(&mut bytes, *b"IDAT", &stored(&[0, 0b1010_0000]));
+    chunk(&mut bytes, *b"IEND", &[]);
     assert_eq!(open(&bytes).unwrap(), Image::from_grey(3, 1, vec![255, 0, 255]).unwrap());
 }
 
@@ -205,9 +205,9 @@ fn bombs_are_refused_before_memory_is_taken() {
     let mut bomb = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut header = [side, side].concat();
     header.extend([16, 6, 0, 0, 0]);
-    chunk(&mut bomb, b"IHDR", &header);
-    chunk(&mut bomb, b"IDAT", &stored(&[0; 100]));
-    chunk(&mut bomb, b"IEND", &[]);
+    chunk(&mut bomb, *b"IHDR", &header);
+    chunk(&mut bomb, *b"IDAT", &stored(&[0; 100]));
+    chunk(&mut bomb, *b"IEND", &[]);
     let error = open(&bomb).unwrap_err();
     assert!(matches!(error, ImageError::TooLarge { .. }), "{error}");
 
@@ -281,7 +281,7 @@ proptest! {
 }
 
 /// A PNG chunk with its checksum.
-fn chunk(out: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
+fn chunk(out: &mut Vec<u8>, kind: [u8; 4], data: &[u8]) {
     out.extend((data.len() as u32).to_be_bytes());
     let start = out.len();
     out.extend(kind);

@@ -214,9 +214,9 @@ fn a_gguf_vocabulary_gives_the_same_ids() {
 
 #[test]
 fn a_contradictory_gguf_vocabulary_is_refused() {
+    type Spoil = fn(&mut GgufVocab);
     let good = as_gguf(small());
     assert!(Tokenizer::from_gguf(&good, "model.gguf").is_ok());
-    type Spoil = fn(&mut GgufVocab);
     let spoil: [(&str, Spoil); 6] = [
         ("tokenizer.ggml.model", |v| v.model = "llama".into()),
         ("tokenizer.ggml.pre", |v| v.pre = "qwen2".into()),

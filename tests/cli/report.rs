@@ -76,7 +76,14 @@ fn without_a_model_the_demonstration_model_answers_or_its_absence_is_said() {
     let image = paths(&[&images.gradient("a.png", 60, 60)]).remove(0);
     let outcome = roentgen(["report", &image, "--max-new-tokens", "4", "--json"]);
     if std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo/model.safetensors").exists() {
-        assert_eq!(outcome.ok().json()["model"], "assets/demo");
+        let json = outcome.ok().json();
+        assert_eq!(json["model"], "assets/demo");
+        // The bars for start-up: a thirtieth of a second and 23 MB where this was written.
+        assert!(json["timings"]["first_token_s"].as_f64().unwrap() < 1.0, "{json}");
+        assert!(
+            json["peak_memory"]["process_bytes"].as_u64().is_none_or(|bytes| bytes < 300_000_000),
+            "{json}"
+        );
     } else {
         println!("SKIP: assets/demo is not there yet");
         outcome.fails(&["without the demonstration model", "--model"]);

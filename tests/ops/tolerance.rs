@@ -92,11 +92,10 @@ pub(crate) fn close(got: &[f64], expect: &Expect) -> Check {
         };
         let overflows =
             got.is_infinite() && want.signum() == got.signum() && want.abs() + allowed >= huge * (1.0 - u);
-        // Written so that NaN fails.
-        if !overflows && !((got - want).abs() <= allowed) {
+        let off = (got - want).abs();
+        if !overflows && (off > allowed || off.is_nan()) {
             return Err(TestCaseError::fail(format!(
-                "element {i}: {got}, the oracle gives {want}; off by {:e}, allowed {allowed:e}",
-                (got - want).abs()
+                "element {i}: {got}, the oracle gives {want}; off by {off:e}, allowed {allowed:e}"
             )));
         }
     }

@@ -42,7 +42,7 @@ fn change(dims: &[usize], source: &mut Source) -> Change {
         5 if dims.len() >= 2 => Change::Transpose,
         _ => {
             let count: usize = dims.iter().product();
-            let divisors: Vec<usize> = (1..=count.max(1)).filter(|a| count % a == 0).collect();
+            let divisors: Vec<usize> = (1..=count.max(1)).filter(|a| count.is_multiple_of(*a)).collect();
             let a = divisors[rng.below(divisors.len())];
             let b = if count == 0 { 0 } else { count / a };
             Change::Reshape(match rng.below(3) {

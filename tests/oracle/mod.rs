@@ -99,10 +99,9 @@ impl Array {
     }
 
     /// Applies `f` to each run of the last dimension.
-    pub(crate) fn map_rows(&self, mut f: impl FnMut(&[f64]) -> Vec<f64>) -> Self {
+    pub(crate) fn map_rows(&self, f: impl FnMut(&[f64]) -> Vec<f64>) -> Self {
         let n = self.row_len();
-        let data =
-            if n == 0 { Vec::new() } else { self.data.chunks_exact(n).flat_map(|row| f(row)).collect() };
+        let data = if n == 0 { Vec::new() } else { self.data.chunks_exact(n).flat_map(f).collect() };
         Self::new(&self.dims, data)
     }
 }

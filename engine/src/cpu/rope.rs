@@ -98,12 +98,11 @@ fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu
             if known.replace(positions[r]) != Some(positions[r]) {
                 let row = positions[r] as usize * (d / 2);
                 for i in 0..d / 2 {
-                    let (c, s) = match &table {
-                        Some(table) => (table.cos[row + i], table.sin[row + i]),
-                        None => {
-                            let angle = positions[r] as f32 * frequencies[i];
-                            (angle.cos(), angle.sin())
-                        }
+                    let (c, s) = if let Some(table) = &table {
+                        (table.cos[row + i], table.sin[row + i])
+                    } else {
+                        let angle = positions[r] as f32 * frequencies[i];
+                        (angle.cos(), angle.sin())
                     };
                     cos[i] = T::from_f32(c).to_f32();
                     sin[i] = sign * T::from_f32(s).to_f32();
