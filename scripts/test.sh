@@ -1,5 +1,5 @@
 #!/bin/sh
-# All tests, with the set-up they need: `sh scripts/test.sh`. Arguments go to the last `cargo test`.
+# All tests, with the set-up they need: `sh scripts/test.sh`. Arguments go to `cargo test`.
 # Needs Rust, a C linker and Python with pip (for the one real model among the test data).
 set -eu
 cd "$(dirname "$0")/.."
@@ -30,15 +30,17 @@ fi
 log="target/test.log"
 mkdir -p target
 status=0
+# Tests show what they print (their SKIP: lines); the screen gets the lines that matter, the log gets all.
 run() {
     echo "==> $*"
-    { "$@" 2>&1 || echo "failed: $*"; } | tee -a "$log"
+    { "$@" 2>&1 || echo "failed: $*"; } | tee -a "$log" |
+        grep -E '^(test |running |SKIP:|failed: |failures:|error|thread |assertion |  left: | right: |     Running )' || true
 }
 : >"$log"
-run cargo test --release --workspace "$@"
+run cargo test --release --workspace "$@" -- --show-output
 # The whole model on the other instruction sets; the tests of operations walk them by themselves.
 for isa in avx2 portable; do
-    run env ROENTGEN_CPU="$isa" cargo test --release -p roentgen --test parity
+    run env ROENTGEN_CPU="$isa" cargo test --release -p roentgen --test parity -- --show-output
 done
 
 # One closing line over all test programs.
@@ -51,4 +53,5 @@ awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
          printf "%d passed, %d failed\n", passed, failed
          exit failed > 0
      }' "$log" || status=1
+[ $status -eq 0 ] || echo "the whole output is in $log" >&2
 exit $status
