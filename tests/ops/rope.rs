@@ -82,3 +82,20 @@ fn the_rule_names_what_is_wrong() {
         assert!(text.contains(says), "{text}");
     }
 }
+
+/// Angles come from a table up to 65,536 positions and are computed in place beyond: a far position elsewhere
+/// in the tensor must not change a row.
+#[test]
+fn a_far_position_changes_no_other_row() {
+    let device = Device::cpu();
+    let row: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+    let rope = |at: &[u32]| {
+        let x = Tensor::from_slice(&row.repeat(at.len()), &[1, at.len(), 1, 64], &device).unwrap();
+        let at = Tensor::from_slice(at, &[1, at.len()], &device).unwrap();
+        x.rope(&at, THETA, RopeKind::Half).unwrap().to_vec::<f32>().unwrap()
+    };
+    let near = rope(&[7, 16_000, 65_535]);
+    let far = rope(&[7, 16_000, 65_535, 65_536, 3_000_000]);
+    assert_eq!(near, far[..near.len()]);
+    assert_ne!(far[3 * 64..4 * 64], far[4 * 64..]);
+}
