@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout as AllocLayout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -123,6 +124,24 @@ impl Drop for CpuBuffer {
         if let Owner::Pool { pool, class } = &self.owner {
             pool.free.lock().unwrap().entry(*class).or_default().push(Block(self.ptr));
         }
+    }
+}
+
+/// A buffer that one kernel uses while it runs.
+pub(super) struct Temporary<T> {
+    buffer: CpuBuffer,
+    of: PhantomData<T>,
+}
+
+impl<T: Element> Temporary<T> {
+    pub(super) fn new(buffer: CpuBuffer) -> Self {
+        Self { buffer, of: PhantomData }
+    }
+
+    pub(super) fn as_mut(&mut self) -> &mut [T] {
+        let len = self.buffer.len / size_of::<T>();
+        // SAFETY: a pool block, initialised and aligned to 64 bytes, that nothing else refers to.
+        unsafe { std::slice::from_raw_parts_mut(self.buffer.ptr.cast::<T>().as_ptr(), len) }
     }
 }
 

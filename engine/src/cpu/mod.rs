@@ -6,6 +6,7 @@ pub mod gemm;
 pub mod isa;
 mod math;
 mod multiversion;
+pub mod packed;
 mod rows;
 pub mod threads;
 mod walk;
@@ -18,11 +19,15 @@ mod binary;
 mod cast;
 mod concat;
 mod cross_entropy;
+mod dequantize_blockwise;
+mod dropout;
 mod embedding;
 mod gated_silu;
 mod gelu;
 mod layer_norm;
+mod linear_nf4;
 mod matmul;
+mod quantize_blockwise;
 mod reduce;
 mod rms_norm;
 mod rope;
@@ -35,10 +40,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub use buffer::CpuBuffer;
-use buffer::Pool;
+use buffer::{Pool, Temporary};
 
 use crate::weights::Mapping;
-use crate::{Backend, Result};
+use crate::{Backend, Element, Error, Result};
 
 /// The processor.
 pub struct Cpu {
@@ -55,6 +60,17 @@ impl Cpu {
     #[allow(clippy::unused_self, reason = "a buffer of this backend")]
     pub(crate) fn map(&self, file: Arc<Mapping>, range: Range<usize>) -> CpuBuffer {
         CpuBuffer::mapped(file, range)
+    }
+
+    /// Room for `n` elements with unspecified values, while a kernel runs.
+    fn temporary<T: Element>(&self, n: usize) -> Result<Temporary<T>> {
+        let bytes = n * size_of::<T>();
+        let buffer = CpuBuffer::pooled(&self.pool, bytes, false).ok_or_else(|| Error::OutOfMemory {
+            device: Self::NAME.into(),
+            bytes,
+            in_use: 0,
+        })?;
+        Ok(Temporary::new(buffer))
     }
 
     /// Bytes that the pool keeps for reuse, held by no tensor.

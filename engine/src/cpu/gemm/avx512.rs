@@ -274,8 +274,151 @@ unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut 
     unsafe { pack::store(tile, NR, rows, cols, out, rs) }
 }
 
+/// Indices of 32 codes in 16 bytes, as 16-bit lanes in order. Bits above the fourth are not cleared: tables repeat.
+#[inline(always)]
+unsafe fn indices(codes: *const u8) -> __m512i {
+    // SAFETY: by the caller's promise, 16 bytes.
+    unsafe {
+        let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
+        _mm512_or_si512(_mm512_srli_epi32::<4>(bytes), _mm512_slli_epi32::<16>(bytes))
+    }
+}
+
+/// The 16 values of a table times a scale, rounded to bf16, twice over.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn scaled_table(table: __m512, scale: f32) -> __m512i {
+    let values = _mm512_cvtneps_pbh(_mm512_mul_ps(table, _mm512_set1_ps(scale)));
+    // SAFETY: both are 256 bits.
+    _mm512_broadcast_i64x4(unsafe { std::mem::transmute::<__m256bh, __m256i>(values) })
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn expand_bf16(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut bf16) {
+    // SAFETY: 32 bytes of codes and 64 elements for each scale by the promise of `Kernel::expand`.
+    unsafe {
+        let table = _mm512_loadu_ps(table.as_ptr());
+        for (unit, &scale) in scales.iter().enumerate() {
+            let values = scaled_table(table, scale);
+            for half in 0..2 {
+                let at = 32 * unit + 16 * half;
+                let out = out.add(2 * at).cast();
+                _mm512_storeu_si512(out, _mm512_permutexvar_epi16(indices(codes.add(at)), values));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn expand_f32(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut f32) {
+    // SAFETY: as above; the low four bits of each 32-bit lane choose from 16.
+    unsafe {
+        let table = _mm512_loadu_ps(table.as_ptr());
+        for (unit, &scale) in scales.iter().enumerate() {
+            let values = _mm512_mul_ps(table, _mm512_set1_ps(scale));
+            for half in 0..2 {
+                let at = 32 * unit + 16 * half;
+                let index = indices(codes.add(at));
+                for quarter in 0..2 {
+                    let index = if quarter == 0 {
+                        _mm512_cvtepu16_epi32(_mm512_castsi512_si256(index))
+                    } else {
+                        _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(index))
+                    };
+                    _mm512_storeu_ps(out.add(2 * at + 16 * quarter), _mm512_permutexvar_ps(index, values));
+                }
+            }
+        }
+    }
+}
+
+/// Where value `i` of 64 goes for [`packed_dots`]: 32 bytes of codes, seen as 16 words `w`, give values 1, 0, 3, 2
+/// modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`.
+fn arranged(i: usize) -> usize {
+    16 * [1, 0, 3, 2][i % 4] + i / 4
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+unsafe fn packed_dots<const R: usize>(
+    units: usize,
+    codes: [*const u8; R],
+    scales: [*const f32; R],
+    table: &[f32; 16],
+    x: *const bf16,
+) -> [f32; R] {
+    /// Bytes between the read and the prefetch of a row.
+    const AHEAD: usize = 1024;
+    // SAFETY: the promises of `Kernel::packed_dots`; a prefetch does not fault.
+    unsafe {
+        let table = _mm512_loadu_ps(table.as_ptr());
+        let shift = |low: i16, high: i16| {
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set1_epi16(low)), _mm256_set1_epi16(high))
+        };
+        let (first, second) = (shift(0, 4), shift(8, 12));
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let dot = |sum, x: __m512i, w: __m512i| {
+            _mm512_dpbf16_ps(
+                sum,
+                std::mem::transmute::<__m512i, __m512bh>(x),
+                std::mem::transmute::<__m512i, __m512bh>(w),
+            )
+        };
+        for unit in 0..units {
+            let x0 = _mm512_loadu_si512(x.add(64 * unit).cast());
+            let x1 = _mm512_loadu_si512(x.add(64 * unit + 32).cast());
+            for r in 0..R {
+                let values = scaled_table(table, *scales[r].add(unit));
+                let at = codes[r].add(32 * unit);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
+                let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(at.cast()));
+                let w0 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, first), values);
+                let w1 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, second), values);
+                sums[r][0] = dot(sums[r][0], x0, w0);
+                sums[r][1] = dot(sums[r][1], x1, w1);
+            }
+        }
+        sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+    }
+}
+
+/// What an instruction set does with 4-bit codes.
+macro_rules! packed {
+    (bf16) => {
+        const PACKED_DOTS: bool = true;
+
+        unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut bf16) {
+            // SAFETY: the same promise; `run` checked the instruction set.
+            unsafe { expand_bf16(codes, scales, table, out) }
+        }
+
+        fn arrange(values: &[bf16; 64], out: &mut [bf16; 64]) {
+            for (i, &value) in values.iter().enumerate() {
+                out[arranged(i)] = value;
+            }
+        }
+
+        unsafe fn packed_dots<const R: usize>(
+            units: usize,
+            codes: [*const u8; R],
+            scales: [*const f32; R],
+            table: &[f32; 16],
+            x: *const bf16,
+        ) -> [f32; R] {
+            // SAFETY: as above.
+            unsafe { packed_dots(units, codes, scales, table, x) }
+        }
+    };
+    (f32) => {
+        unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut f32) {
+            // SAFETY: the same promise; `run` checked the instruction set.
+            unsafe { expand_f32(codes, scales, table, out) }
+        }
+    };
+    (plain) => {};
+}
+
 macro_rules! kernel {
-    ($kernel:ty, $t:ty, $tile:ident, $dots:ident, depth $depth:literal, |$lo:ident, $hi:ident| $word:expr) => {
+    ($kernel:ty, $t:ty, $tile:ident, $dots:ident, $packed:ident, depth $depth:literal, |$lo:ident, $hi:ident| $word:expr) => {
         impl Kernel<$t> for $kernel {
             const MR: usize = MR;
             const NR: usize = NR;
@@ -345,12 +488,14 @@ macro_rules! kernel {
                 // SAFETY: as above.
                 unsafe { $dots::<$t, Self, R, M>(k, w, x, xs) }
             }
+
+            packed!($packed);
         }
     };
 }
 
-kernel!(Fma512, f32, tile_fma, dots_fma, depth 1, |lo, _hi| lo.to_bits());
-kernel!(Fma512, bf16, tile_fma, dots_fma, depth 1, |lo, _hi| u32::from(lo.to_bits()) << 16);
-kernel!(Dot512, bf16, tile_dot, dots_dot, depth 2, |lo, hi| {
+kernel!(Fma512, f32, tile_fma, dots_fma, f32, depth 1, |lo, _hi| lo.to_bits());
+kernel!(Fma512, bf16, tile_fma, dots_fma, plain, depth 1, |lo, _hi| u32::from(lo.to_bits()) << 16);
+kernel!(Dot512, bf16, tile_dot, dots_dot, bf16, depth 2, |lo, hi| {
     u32::from(lo.to_bits()) | u32::from(hi.to_bits()) << 16
 });

@@ -10,7 +10,7 @@ use crate::dtype::Float;
 /// two bf16 neighbours along `k`, the first in the low half (`DEPTH` 2, for the bf16 dot product).
 ///
 /// Every function needs the instruction set that its type stands for; `gemm_with` checked it.
-pub(super) trait Kernel<T: Float> {
+pub(in crate::cpu) trait Kernel<T: Float> {
     /// Rows of the register tile.
     const MR: usize;
     /// Columns of the register tile.
@@ -25,6 +25,8 @@ pub(super) trait Kernel<T: Float> {
     const IN_PLACE: bool;
     /// Rows that [`Self::dots`] walks at once for one vector of `x`.
     const STREAMS: usize;
+    /// Whether [`Self::packed_dots`] is there; else rows are expanded first.
+    const PACKED_DOTS: bool = false;
 
     /// One word from neighbours along `k`; `hi` is ignored where `DEPTH` is 1.
     fn word(lo: T, hi: T) -> u32;
@@ -85,6 +87,46 @@ pub(super) trait Kernel<T: Float> {
         x: *const u32,
         xs: usize,
     ) -> [[f32; M]; R];
+
+    /// Expands 4-bit codes, the first of a pair in the high half of its byte: 64 for each scale, value
+    /// `table[code]·scale`, a product in f32 rounded once.
+    ///
+    /// # Safety
+    /// `codes` holds 32 bytes and `out` 64 elements for each of `scales`.
+    #[inline(always)]
+    unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut T) {
+        for (unit, &scale) in scales.iter().enumerate() {
+            let values = table.map(|v| T::from_f32(v * scale));
+            for byte in 32 * unit..32 * unit + 32 {
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    let pair = codes.add(byte).read();
+                    out.add(2 * byte).write(values[usize::from(pair >> 4)]);
+                    out.add(2 * byte + 1).write(values[usize::from(pair & 15)]);
+                }
+            }
+        }
+    }
+
+    /// Arranges 64 values of a vector for [`Self::packed_dots`].
+    fn arrange(_: &[T; 64], _: &mut [T; 64]) {
+        unreachable!("asked for only where PACKED_DOTS is set")
+    }
+
+    /// Dot products of `R` rows of 4-bit codes with one arranged vector: row `r` is `32·units` bytes at `codes[r]`,
+    /// with one scale in `scales[r]` for each 64 codes. The values are those of [`Self::expand`].
+    ///
+    /// # Safety
+    /// As [`Self::expand`] for each row; `x` holds `64·units` elements.
+    unsafe fn packed_dots<const R: usize>(
+        _units: usize,
+        _codes: [*const u8; R],
+        _scales: [*const f32; R],
+        _table: &[f32; 16],
+        _x: *const T,
+    ) -> [f32; R] {
+        unreachable!("asked for only where PACKED_DOTS is set")
+    }
 }
 
 /// The word of A at `offset` bytes: elements in place may be aligned to two bytes only.
@@ -114,6 +156,11 @@ impl Words {
         }
         bytemuck::cast_slice_mut(&mut self.0[..lines])
     }
+
+    /// At least `n` elements with whatever they last held.
+    pub(super) fn elements<T: Float>(&mut self, n: usize) -> &mut [T] {
+        bytemuck::cast_slice_mut(self.get((n * size_of::<T>()).div_ceil(4)))
+    }
 }
 
 /// Buffers of one thread. They keep the size of the largest task so far, which the block sizes bound.
@@ -123,6 +170,8 @@ pub(super) struct Scratch {
     pub(super) b: Words,
     pub(super) sums: Words,
     pub(super) bias: Words,
+    /// Expanded parts of a packed weight.
+    pub(super) values: Words,
 }
 
 thread_local! {

@@ -6,6 +6,10 @@
 //!   read in place, once, at memory speed: decoding, and the rank-8 factors of `LoRA`;
 //! * `tiled`: everything else. Blocks of B are packed, and a register-tile kernel runs over them.
 //!
+//! A product may be a sum of several ([`gemm_sum`]), and the right operand of each may be a block-quantised weight
+//! ([`Packed`]), whose values exist only in the packed blocks: a linear layer of 4-bit weights with its low-rank
+//! adapter is one pass over C.
+//!
 //! Sums are f32 throughout and are rounded once, at the end. Every element of C is summed in an order
 //! that depends on `k` and the way alone, so neither the number of threads nor the tiling changes a bit.
 
@@ -13,17 +17,19 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod kernel;
+pub(super) mod kernel;
 mod pack;
 mod portable;
 #[cfg(test)]
 mod tests;
 mod thin;
+mod thin_packed;
 mod tiled;
 
 use half::bf16;
 
 use super::isa::{Isa, isa};
+pub use super::packed::{Packed, Scales};
 use super::threads::Scatter;
 use crate::dtype::Float;
 
@@ -53,6 +59,44 @@ impl<'a, T> MatRef<'a, T> {
     pub fn t(self) -> Self {
         Self { data: self.data, rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs }
     }
+}
+
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Right<'a, T> {
+    /// Elements in memory.
+    Dense(MatRef<'a, T>),
+    /// A block-quantised weight `[out, in]` as B `[out, in]`.
+    Packed(Packed<'a>),
+    /// Its transpose `[in, out]`: what a linear layer multiplies by.
+    PackedT(Packed<'a>),
+}
+
+impl<T> Right<'_, T> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Dense(b) => b.rows,
+            Self::Packed(w) => w.rows,
+            Self::PackedT(w) => w.cols,
+        }
+    }
+
+    fn cols(&self) -> usize {
+        match self {
+            Self::Dense(b) => b.cols,
+            Self::Packed(w) => w.cols,
+            Self::PackedT(w) => w.rows,
+        }
+    }
+}
+
+/// One product of a sum.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a, T> {
+    /// `[m, k]`
+    pub a: MatRef<'a, T>,
+    /// `[k, n]`
+    pub b: Right<'a, T>,
 }
 
 /// A matrix to write: element `(i, j)` is `data[i * rs + j]`.
@@ -142,22 +186,48 @@ pub fn gemm_with<T: GemmInput, O: Float>(
     init: Init<T>,
     batch: &[BatchDim],
 ) {
+    run(isa, &[Term { a, b: Right::Dense(b) }], c, init, batch);
+}
+
+/// C = Σ A·B over `terms` (the same `m` and `n`, each its own `k`), started from `init`, summed in f32 in the order
+/// of the terms and rounded once.
+///
+/// # Panics
+/// As [`gemm`].
+pub fn gemm_sum<T: GemmInput, O: Float>(terms: &[Term<T>], c: MatMut<O>, init: Init<T>) {
+    run(isa(), terms, c, init, &[]);
+}
+
+fn run<T: GemmInput, O: Float>(isa: Isa, terms: &[Term<T>], c: MatMut<O>, init: Init<T>, batch: &[BatchDim]) {
     assert!(isa <= Isa::detect(), "this machine does not offer {}", isa.name());
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    let MatMut { data, rows, cols, rs: c_rs } = c;
+    let MatMut { data, rows: m, cols: n, rs: c_rs } = c;
     let products = batch.iter().map(|d| d.count).product();
-    assert!(rows == m && cols == n && b.rows == k, "gemm: shapes disagree");
+    assert!(batch.is_empty() || terms.len() == 1, "gemm: a batch has one term");
+    for Term { a, b } in terms {
+        assert!(a.rows == m && b.cols() == n && b.rows() == a.cols, "gemm: shapes disagree");
+    }
     if let Init::Bias(bias) = init {
         assert_eq!(bias.len(), n, "gemm: one bias per column");
     }
     if products == 0 || m == 0 || n == 0 {
         return;
     }
-    check_reach("A", a.data.len(), [(a.rows, a.rs), (a.cols, a.cs)], batch.iter().map(|d| (d.count, d.a)));
-    check_reach("B", b.data.len(), [(b.rows, b.rs), (b.cols, b.cs)], batch.iter().map(|d| (d.count, d.b)));
+    for Term { a, b } in terms {
+        let batch_a = batch.iter().map(|d| (d.count, d.a));
+        check_reach("A", a.data.len(), [(a.rows, a.rs), (a.cols, a.cs)], batch_a);
+        match b {
+            Right::Dense(b) => {
+                let batch_b = batch.iter().map(|d| (d.count, d.b));
+                check_reach("B", b.data.len(), [(b.rows, b.rs), (b.cols, b.cs)], batch_b);
+            }
+            Right::Packed(_) | Right::PackedT(_) => {
+                assert!(batch.is_empty(), "gemm: a packed weight in a batch")
+            }
+        }
+    }
     check_reach("C", data.len(), [(m, c_rs), (n, 1)], batch.iter().map(|d| (d.count, d.c)));
     check_disjoint([(n, 1), (m, c_rs)], batch);
-    T::run(isa, &Gemm { m, n, k, a, b, c: Scatter::new(data), c_rs, init, batch, products });
+    T::run(isa, &Gemm { m, n, terms, c: Scatter::new(data), c_rs, init, batch, products });
 }
 
 /// Every index below must be in bounds: the kernels read and write through pointers.
@@ -198,9 +268,7 @@ fn check_disjoint(dims: [(usize, usize); 2], batch: &[BatchDim]) {
 struct Gemm<'a, T, O> {
     m: usize,
     n: usize,
-    k: usize,
-    a: MatRef<'a, T>,
-    b: MatRef<'a, T>,
+    terms: &'a [Term<'a, T>],
     c: Scatter<O>,
     c_rs: usize,
     init: Init<'a, T>,
@@ -208,9 +276,9 @@ struct Gemm<'a, T, O> {
     products: usize,
 }
 
-impl<'a, T, O> Gemm<'a, T, O> {
-    /// A, B and the offset of C of product `p`.
-    fn product(&self, mut p: usize) -> (&'a [T], &'a [T], usize) {
+impl<'a, T: Copy, O> Gemm<'a, T, O> {
+    /// Offsets of A, B and C of product `p`.
+    fn product(&self, mut p: usize) -> (usize, usize, usize) {
         let (mut a, mut b, mut c) = (0, 0, 0);
         for dim in self.batch.iter().rev() {
             let i = p % dim.count;
@@ -219,22 +287,31 @@ impl<'a, T, O> Gemm<'a, T, O> {
             b += i * dim.b;
             c += i * dim.c;
         }
-        // With k = 0 the operands may be empty.
-        (&self.a.data[a.min(self.a.data.len())..], &self.b.data[b.min(self.b.data.len())..], c)
+        (a, b, c)
+    }
+
+    /// The operands, if there is one term and both are in memory.
+    fn dense(&self) -> Option<(MatRef<'a, T>, MatRef<'a, T>)> {
+        match self.terms {
+            [Term { a, b: Right::Dense(b) }] => Some((*a, *b)),
+            _ => None,
+        }
     }
 
     fn flops(&self) -> usize {
-        2usize
-            .saturating_mul(self.m)
-            .saturating_mul(self.n)
-            .saturating_mul(self.k)
-            .saturating_mul(self.products)
+        let k = self.terms.iter().map(|t| t.a.cols).sum();
+        2usize.saturating_mul(self.m).saturating_mul(self.n).saturating_mul(k).saturating_mul(self.products)
     }
+}
+
+/// From `offset` on; with k = 0 an operand may be empty.
+fn from<T>(data: &[T], offset: usize) -> &[T] {
+    &data[offset.min(data.len())..]
 }
 
 /// One instruction set's product.
 fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(g: &Gemm<T, O>) {
-    if g.k > 0 && thin::run::<T, O, K>(g) {
+    if thin::run::<T, O, K>(g) || thin_packed::run::<T, O, K>(g) {
         return;
     }
     tiled::run::<T, O, K>(g);

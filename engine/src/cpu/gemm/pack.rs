@@ -1,6 +1,7 @@
 //! Packing: from any strides to the order in which a register tile reads.
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Words};
+use crate::cpu::packed::Packed;
 use crate::dtype::Float;
 
 /// A block of an operand seen lane by lane: rows of A or columns of B.
@@ -37,6 +38,71 @@ pub(super) fn pack<T: Float, K: Kernel<T>>(
             unsafe { K::pack_along_lanes(data.as_ptr(), src.step, lanes, k, width, dst.as_mut_ptr()) };
         } else {
             strided::<T, K>(data, src, lanes, k, width, dst);
+        }
+    }
+}
+
+/// Steps of `k` that are expanded at once: a part of the weight that stays in L1.
+const EXPAND: usize = 128;
+
+/// As [`pack`], from a quantised weight whose rows are the lanes: `count` rows from `first` on, `k` columns from
+/// column `from` on, which is a whole number of words.
+pub(super) fn expand_along_k<T: Float, K: Kernel<T>>(
+    weight: &Packed,
+    (first, count): (usize, usize),
+    (from, k): (usize, usize),
+    dst: &mut [u32],
+    values: &mut Words,
+) {
+    let words = k.div_ceil(K::DEPTH);
+    let values = values.elements::<T>(K::NR * EXPAND);
+    for (panel, dst) in dst.chunks_exact_mut(words * K::NR).take(count.div_ceil(K::NR)).enumerate() {
+        let lanes = K::NR.min(count - panel * K::NR);
+        for part in (0..k).step_by(EXPAND) {
+            let steps = EXPAND.min(k - part);
+            for (lane, values) in values.chunks_exact_mut(EXPAND).take(lanes).enumerate() {
+                let row = first + panel * K::NR + lane;
+                weight.expand::<T, K>(row * weight.cols + from + part, &mut values[..steps]);
+            }
+            let dst = &mut dst[part / K::DEPTH * K::NR..];
+            assert!(steps.div_ceil(K::DEPTH) * K::NR <= dst.len());
+            // SAFETY: `lanes` rows of `steps` values, EXPAND apart; the assertion.
+            unsafe { K::pack_along_k(values.as_ptr(), EXPAND, lanes, steps, K::NR, dst.as_mut_ptr()) };
+        }
+    }
+}
+
+/// As [`pack`], from a quantised weight whose columns are the lanes: `count` columns from `first` on, `k` rows from
+/// row `from` on.
+pub(super) fn expand_along_lanes<T: Float, K: Kernel<T>>(
+    weight: &Packed,
+    (first, count): (usize, usize),
+    (from, k): (usize, usize),
+    dst: &mut [u32],
+    values: &mut Words,
+) {
+    /// Columns that are expanded at once: what shares a scale.
+    const WIDE: usize = 64;
+    const { assert!(WIDE % K::NR == 0 && EXPAND % K::DEPTH == 0) };
+    let words = k.div_ceil(K::DEPTH);
+    let values = values.elements::<T>(EXPAND * WIDE);
+    for group in (0..count).step_by(WIDE) {
+        let wide = WIDE.min(count - group);
+        for part in (0..k).step_by(EXPAND) {
+            let steps = EXPAND.min(k - part);
+            for (step, values) in values.chunks_exact_mut(WIDE).take(steps).enumerate() {
+                let row = from + part + step;
+                weight.expand::<T, K>(row * weight.cols + first + group, &mut values[..wide]);
+            }
+            for lane in (0..wide).step_by(K::NR) {
+                let lanes = K::NR.min(wide - lane);
+                let at = (group + lane) * words + part / K::DEPTH * K::NR;
+                let dst = &mut dst[at..at + steps.div_ceil(K::DEPTH) * K::NR];
+                // SAFETY: `steps` rows of `lanes` values, WIDE apart; `dst` was sliced to its length.
+                unsafe {
+                    K::pack_along_lanes(values[lane..].as_ptr(), WIDE, lanes, steps, K::NR, dst.as_mut_ptr());
+                }
+            }
         }
     }
 }

@@ -324,3 +324,128 @@ fn non_finite_values_pass_through() {
         }
     }
 }
+
+/// A random 4-bit weight with double-quantised scales, and its values by the rule of the format.
+struct Weight {
+    codes: Vec<u8>,
+    scale_codes: Vec<u8>,
+    absmax: Vec<f32>,
+    map: [f32; 256],
+    block: usize,
+    rows: usize,
+    cols: usize,
+}
+
+impl Weight {
+    fn random(rows: usize, cols: usize, block: usize, seed: u64) -> Self {
+        let bytes = |n: usize, seed: u64| -> Vec<u8> {
+            values::<f32>(n, seed).iter().map(|v| ((v + 1.0) * 127.9) as u8).collect()
+        };
+        let blocks = (rows * cols).div_ceil(block);
+        Self {
+            codes: bytes((rows * cols).div_ceil(2), seed),
+            scale_codes: bytes(blocks, seed + 1),
+            absmax: values::<f32>(blocks.div_ceil(256), seed + 2).iter().map(|v| v.abs()).collect(),
+            map: crate::Codebook::Dynamic.values().try_into().unwrap(),
+            block,
+            rows,
+            cols,
+        }
+    }
+
+    fn packed(&self) -> Packed<'_> {
+        Packed {
+            codes: &self.codes,
+            scales: Scales::Nested {
+                codes: &self.scale_codes,
+                absmax: &self.absmax,
+                map: &self.map,
+                block: 256,
+                offset: 0.125,
+            },
+            block: self.block,
+            table: crate::Codebook::Nf4.values().try_into().unwrap(),
+            rows: self.rows,
+            cols: self.cols,
+        }
+    }
+
+    fn values<T: Float>(&self) -> Vec<T> {
+        (0..self.rows * self.cols)
+            .map(|i| {
+                let code = if i % 2 == 0 { self.codes[i / 2] >> 4 } else { self.codes[i / 2] & 15 };
+                let b = i / self.block;
+                let scale = self.map[self.scale_codes[b] as usize] * self.absmax[b / 256] + 0.125;
+                T::from_f32(crate::Codebook::Nf4.values()[code as usize] * scale)
+            })
+            .collect()
+    }
+}
+
+/// Sums of a packed product equal those of the expanded weight: bit for bit where both take the same way.
+fn packed_equals_expanded<T: GemmInput>(
+    (m, rows, cols): (usize, usize, usize),
+    block: usize,
+    r: usize,
+    seed: u64,
+    exact: bool,
+) -> Result<(), TestCaseError> {
+    let weight = Weight::random(rows, cols, block, seed);
+    let dense = weight.values::<T>();
+    for path in PATHS.into_iter().filter(|&p| p <= Isa::detect()) {
+        for transposed in [true, false] {
+            let (k, n) = if transposed { (cols, rows) } else { (rows, cols) };
+            let (x, h, low) =
+                (values::<T>(m * k, seed + 3), values::<T>(m * r, seed + 4), values::<T>(r * n, 5));
+            let packed =
+                if transposed { Right::PackedT(weight.packed()) } else { Right::Packed(weight.packed()) };
+            let stored = MatRef::new(&dense[..], rows, cols);
+            let stored = Right::Dense(if transposed { stored.t() } else { stored });
+            let product = |b| {
+                let terms = [
+                    Term { a: MatRef::new(&x[..], m, k), b },
+                    Term { a: MatRef::new(&h[..], m, r), b: Right::Dense(MatRef::new(&low[..], r, n)) },
+                ];
+                let mut out = vec![0f32; m * n];
+                let terms = if r == 0 { &terms[..1] } else { &terms[..] };
+                run(path, terms, MatMut::new(&mut out, m, n), Init::Zero, &[]);
+                out
+            };
+            let (ours, wanted) = (product(packed), product(stored));
+            for (i, (a, b)) in ours.iter().zip(&wanted).enumerate() {
+                // Few rows or columns of a weight in memory go another way than packed ones.
+                let fits = if exact && m.min(n) > 8 {
+                    a == b
+                } else {
+                    (a - b).abs() <= 2e-5 * (k as f32).sqrt() * 2.0
+                };
+                prop_assert!(fits, "{} transposed {transposed} element {i}: {a} and {b}", path.name());
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn packed_weights_are_multiplied_as_their_values(
+        m in prop_oneof![1usize..10, 11usize..70],
+        rows in 1usize..90,
+        cols in prop_oneof![1usize..150, (1usize..8).prop_map(|n| 64 * n), (1usize..12).prop_map(|n| 16 * n)],
+        block in prop_oneof![Just(32usize), Just(64), Just(64), Just(128)],
+        r in prop_oneof![Just(0usize), 1usize..10],
+        seed in 0u64..1000,
+    ) {
+        packed_equals_expanded::<f32>((m, rows, cols), block, r, seed, true)?;
+        packed_equals_expanded::<bf16>((m, rows, cols), block, r, seed, true)?;
+    }
+}
+
+#[test]
+fn a_long_packed_product_takes_several_blocks_of_k() {
+    packed_equals_expanded::<bf16>((13, 70, 4304), 64, 8, 7, true).unwrap();
+    packed_equals_expanded::<f32>((9, 1100, 192), 64, 8, 8, true).unwrap();
+    packed_equals_expanded::<bf16>((1, 600, 2048), 64, 8, 9, true).unwrap();
+}

@@ -6,7 +6,7 @@
 
 use super::kernel::{Kernel, SCRATCH};
 use super::pack::Lanes;
-use super::{Gemm, Init, MatRef};
+use super::{Gemm, Init, MatRef, from};
 use crate::cpu::threads::{self, Scatter};
 use crate::dtype::Float;
 
@@ -35,32 +35,33 @@ struct Thin<'a, T, O> {
 
 /// Runs the product if it is of this kind.
 pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
-    let along_k = |rs: usize| rs == 1 || g.k == 1;
+    let Some((a, b)) = g.dense().filter(|(a, _)| a.cols > 0) else { return false };
+    let k = a.cols;
+    let along_k = |rs: usize| rs == 1 || k == 1;
     // [large operand as rows, small one as rows of vectors]
     let (w, x, strides, bias_by_row): (MatRef<T>, MatRef<T>, _, _) =
-        if g.m <= MOST && along_k(g.b.rs) && (g.n >= g.m || g.n > MOST || !along_k(g.a.cs)) {
-            (g.b.t(), g.a, [g.c_rs, 1], true)
-        } else if g.n <= MOST && along_k(g.a.cs) {
-            (g.a, g.b.t(), [1, g.c_rs], false)
+        if g.m <= MOST && along_k(b.rs) && (g.n >= g.m || g.n > MOST || !along_k(a.cs)) {
+            (b.t(), a, [g.c_rs, 1], true)
+        } else if g.n <= MOST && along_k(a.cs) {
+            (a, b.t(), [1, g.c_rs], false)
         } else {
             return false;
         };
     let swapped = !bias_by_row;
     let rows = w.rows;
-    let bytes = rows.saturating_mul(g.k).saturating_mul(size_of::<T>());
+    let bytes = rows.saturating_mul(k).saturating_mul(size_of::<T>());
     let pieces = (bytes / TASK_BYTES).clamp(1, TASKS);
     let per_task = rows.div_ceil(pieces).next_multiple_of(K::STREAMS);
     let pieces = rows.div_ceil(per_task);
     let task = |t: usize| {
         let (a, b, c) = g.product(t / pieces);
-        let (w_data, x_data) = if swapped { (a, b) } else { (b, a) };
+        let (w_at, x_at) = if swapped { (a, b) } else { (b, a) };
         let thin = Thin {
-            x: Lanes { data: x_data, lane: x.rs, step: x.cs },
+            x: Lanes { data: from(x.data, x_at), lane: x.rs, step: x.cs },
             count: x.rows,
-            w: w_data,
+            w: from(w.data, w_at),
             w_rs: w.rs,
-
-            k: g.k,
+            k,
             out: g.c,
             out_at: c,
             strides,

@@ -6,8 +6,8 @@
 //! all rectangles.
 
 use super::kernel::{Kernel, SCRATCH, Scratch};
-use super::pack::{Lanes, pack};
-use super::{Gemm, Init};
+use super::pack::{Lanes, expand_along_k, expand_along_lanes, pack};
+use super::{Gemm, Init, Right, from};
 use crate::cpu::threads;
 use crate::dtype::{DType, Float};
 
@@ -94,18 +94,14 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
 ) {
     let (rows, cols) = (rows.min(g.m - m0), cols.min(g.n - n0));
     let (mp, np) = (rows.div_ceil(K::MR), cols.div_ceil(K::NR));
-    let (a, b, c) = g.product(product);
-    let a = Lanes { data: a, lane: g.a.rs, step: g.a.cs };
-    let b = Lanes { data: b, lane: g.b.cs, step: g.b.rs };
+    let (a_at, b_at, c) = g.product(product);
 
-    // Blocks of k as even as their granularity allows; k = 0 is one empty block.
-    let blocks = g.k.div_ceil(K::KC * K::DEPTH).max(1);
-    let block = g.k.div_ceil(blocks).next_multiple_of(K::DEPTH);
-    let most = block.div_ceil(K::DEPTH);
+    let most = g.terms.iter().map(|t| Blocks::of::<T, K>(t.a.cols).words::<T, K>()).max().unwrap_or(0);
+    let rounds: usize = g.terms.iter().map(|t| Blocks::of::<T, K>(t.a.cols).count).sum();
     let a_words = scratch.a.get(K::MR * most);
     let b_words = scratch.b.get(np * K::NR * most);
-    // Sums of register tiles that cannot be written to C as they are; one is enough when k is one block.
-    let slots = if blocks == 1 { 1 } else { mp * np };
+    // Sums of register tiles that cannot be written to C as they are; one is enough when there is one round.
+    let slots = if rounds == 1 { 1 } else { mp * np };
     let sums: &mut [f32] = bytemuck::cast_slice_mut(scratch.sums.get(slots * K::MR * K::NR));
     let bias: &mut [f32] = bytemuck::cast_slice_mut(scratch.bias.get(np * K::NR));
     if let Init::Bias(values) = g.init {
@@ -114,70 +110,109 @@ fn rectangle<T: Float, O: Float, K: Kernel<T>>(
         }
     }
 
-    for round in 0..blocks {
-        let from = (round * block).min(g.k);
-        let k = block.min(g.k - from);
-        let words = k.div_ceil(K::DEPTH);
-        if k > 0 {
-            pack::<T, K>(b, (n0, cols), (from, k), K::NR, b_words);
-        }
-        for ip in 0..mp {
-            let i = ip * K::MR;
-            let valid_rows = K::MR.min(rows - i);
-            let in_place =
-                K::IN_PLACE && k > 0 && g.a.cs == 1 && valid_rows == K::MR && k.is_multiple_of(K::DEPTH);
-            let (a_panel, a_row, a_step) = if in_place {
-                (a.data[(m0 + i) * g.a.rs + from..].as_ptr().cast(), g.a.rs * size_of::<T>(), 4)
-            } else {
-                if k > 0 {
-                    pack::<T, K>(a, (m0 + i, valid_rows), (from, k), K::MR, a_words);
-                }
-                (a_words.as_ptr().cast::<u8>(), 4, 4 * K::MR)
-            };
-            for jp in 0..np {
-                let j = jp * K::NR;
-                let valid_cols = K::NR.min(cols - j);
-                let at = c + (m0 + i) * g.c_rs + n0 + j;
-                // SAFETY: `gemm_with` checked that C's elements are within its slice.
-                let c = unsafe { g.c.as_mut_ptr().add(at) };
-                let direct = O::DTYPE == DType::F32 && valid_rows == K::MR && valid_cols == K::NR;
-                let (out, out_rs) = if direct {
-                    (c.cast::<f32>(), g.c_rs)
-                } else {
-                    let slot = if blocks == 1 { 0 } else { ip * np + jp };
-                    (sums[slot * K::MR * K::NR..][..K::MR * K::NR].as_mut_ptr(), K::NR)
-                };
-                let (init, init_rs) = match (round, g.init) {
-                    (0, Init::Zero) => (ZEROS.as_ptr(), 0),
-                    (0, Init::Bias(_)) => (bias[j..j + K::NR].as_ptr(), 0),
-                    (0, Init::Add) if !direct => {
-                        // SAFETY: the valid part of the tile is this task's to read; `out` is a slot.
-                        unsafe { widen(c, g.c_rs, valid_rows, valid_cols, out, K::NR) };
-                        (out.cast_const(), out_rs)
+    let mut round = 0;
+    for term in g.terms {
+        let a = Lanes { data: from(term.a.data, a_at), lane: term.a.rs, step: term.a.cs };
+        let blocks = Blocks::of::<T, K>(term.a.cols);
+        for block in 0..blocks.count {
+            let (start, k) = blocks.range(block, term.a.cols);
+            let words = k.div_ceil(K::DEPTH);
+            if k > 0 {
+                match term.b {
+                    Right::Dense(b) => {
+                        let b = Lanes { data: from(b.data, b_at), lane: b.cs, step: b.rs };
+                        pack::<T, K>(b, (n0, cols), (start, k), K::NR, b_words);
                     }
-                    _ => (out.cast_const(), out_rs),
-                };
-                // SAFETY: A's panel is packed or has MR rows of `k` elements within its slice, which
-                // `gemm_with` checked; panel `jp` of B was packed with `words` steps; `init` and `out` are a
-                // whole tile: a slot, NR start values, or MR×NR elements of C that are this task's own.
-                unsafe {
-                    K::tile(
-                        words,
-                        a_panel,
-                        a_row,
-                        a_step,
-                        b_words[j * words..].as_ptr(),
-                        init,
-                        init_rs,
-                        out,
-                        out_rs,
-                    );
-                    if !direct && round + 1 == blocks {
-                        K::store(out, valid_rows, valid_cols, c, g.c_rs);
+                    Right::PackedT(w) => {
+                        expand_along_k::<T, K>(&w, (n0, cols), (start, k), b_words, &mut scratch.values);
+                    }
+                    Right::Packed(w) => {
+                        expand_along_lanes::<T, K>(&w, (n0, cols), (start, k), b_words, &mut scratch.values);
                     }
                 }
             }
+            for ip in 0..mp {
+                let i = ip * K::MR;
+                let valid_rows = K::MR.min(rows - i);
+                let in_place =
+                    K::IN_PLACE && k > 0 && a.step == 1 && valid_rows == K::MR && k.is_multiple_of(K::DEPTH);
+                let (a_panel, a_row, a_step) = if in_place {
+                    (a.data[(m0 + i) * a.lane + start..].as_ptr().cast(), a.lane * size_of::<T>(), 4)
+                } else {
+                    if k > 0 {
+                        pack::<T, K>(a, (m0 + i, valid_rows), (start, k), K::MR, a_words);
+                    }
+                    (a_words.as_ptr().cast::<u8>(), 4, 4 * K::MR)
+                };
+                for jp in 0..np {
+                    let j = jp * K::NR;
+                    let valid_cols = K::NR.min(cols - j);
+                    let at = c + (m0 + i) * g.c_rs + n0 + j;
+                    // SAFETY: `run` checked that C's elements are within its slice.
+                    let c = unsafe { g.c.as_mut_ptr().add(at) };
+                    let direct = O::DTYPE == DType::F32 && valid_rows == K::MR && valid_cols == K::NR;
+                    let (out, out_rs) = if direct {
+                        (c.cast::<f32>(), g.c_rs)
+                    } else {
+                        let slot = if rounds == 1 { 0 } else { ip * np + jp };
+                        (sums[slot * K::MR * K::NR..][..K::MR * K::NR].as_mut_ptr(), K::NR)
+                    };
+                    let (init, init_rs) = match (round, g.init) {
+                        (0, Init::Zero) => (ZEROS.as_ptr(), 0),
+                        (0, Init::Bias(_)) => (bias[j..j + K::NR].as_ptr(), 0),
+                        (0, Init::Add) if !direct => {
+                            // SAFETY: the valid part of the tile is this task's to read; `out` is a slot.
+                            unsafe { widen(c, g.c_rs, valid_rows, valid_cols, out, K::NR) };
+                            (out.cast_const(), out_rs)
+                        }
+                        _ => (out.cast_const(), out_rs),
+                    };
+                    // SAFETY: A's panel is packed or has MR rows of `k` elements within its slice, which `run`
+                    // checked; panel `jp` of B was packed with `words` steps; `init` and `out` are a whole tile: a
+                    // slot, NR start values, or MR×NR elements of C that are this task's own.
+                    unsafe {
+                        K::tile(
+                            words,
+                            a_panel,
+                            a_row,
+                            a_step,
+                            b_words[j * words..].as_ptr(),
+                            init,
+                            init_rs,
+                            out,
+                            out_rs,
+                        );
+                        if !direct && round + 1 == rounds {
+                            K::store(out, valid_rows, valid_cols, c, g.c_rs);
+                        }
+                    }
+                }
+            }
+            round += 1;
         }
+    }
+}
+
+/// A term's blocks along `k`, as even as their granularity allows; `k` = 0 is one empty block.
+struct Blocks {
+    count: usize,
+    length: usize,
+}
+
+impl Blocks {
+    fn of<T: Float, K: Kernel<T>>(k: usize) -> Self {
+        let count = k.div_ceil(K::KC * K::DEPTH).max(1);
+        Self { count, length: k.div_ceil(count).next_multiple_of(K::DEPTH) }
+    }
+
+    fn words<T: Float, K: Kernel<T>>(&self) -> usize {
+        self.length.div_ceil(K::DEPTH)
+    }
+
+    /// First step and number of steps of a block.
+    fn range(&self, block: usize, k: usize) -> (usize, usize) {
+        let start = (block * self.length).min(k);
+        (start, self.length.min(k - start))
     }
 }
 
