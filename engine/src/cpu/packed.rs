@@ -55,7 +55,7 @@ pub struct Packed<'a> {
 }
 
 /// Values that the kernels expand with one scale.
-const UNIT: usize = 64;
+pub(super) const UNIT: usize = 64;
 
 impl Packed<'_> {
     /// Scales of the 64 values from each of `start`, `start + 64`, … on; blocks have 64 values or more.
@@ -64,9 +64,18 @@ impl Packed<'_> {
         let per_block = self.block / UNIT;
         let first = start / UNIT;
         if let (1, Scales::Nested { codes, absmax, map, block, offset }) = (per_block, self.scales) {
+            // Runs under one second-level scale; a division for each scale would cost more than its 64 values.
             let codes = &codes[first..first + scales.len()];
-            for (i, (scale, &code)) in scales.iter_mut().zip(codes).enumerate() {
-                *scale = map[usize::from(code)] * absmax[(first + i) / block] + offset;
+            let (mut group, mut left) = (first / block, block - first % block);
+            let (mut scales, mut codes) = (scales, codes);
+            while !scales.is_empty() {
+                let n = left.min(scales.len());
+                let second = absmax[group];
+                let (run, rest) = std::mem::take(&mut scales).split_at_mut(n);
+                for (scale, &code) in run.iter_mut().zip(codes) {
+                    *scale = map[usize::from(code)] * second + offset;
+                }
+                (scales, codes, group, left) = (rest, &codes[n..], group + 1, block);
             }
             return;
         }
@@ -84,26 +93,47 @@ impl Packed<'_> {
     /// (spec §1.3, first row).
     #[inline(always)]
     pub(super) fn expand<T: Float, K: Kernel<T>>(&self, start: usize, out: &mut [T]) {
-        let head = if self.block >= UNIT {
-            (start.next_multiple_of(UNIT) - start).min(out.len())
-        } else {
-            out.len()
-        };
-        let (head, body) = out.split_at_mut(head);
-        self.one_by_one(start, head);
-        let mut at = start + head.len();
-        let whole = body.len() / UNIT * UNIT;
-        let (body, tail) = body.split_at_mut(whole);
-        for body in body.chunks_mut(16 * UNIT) {
-            let mut scales = [0.0; 16];
-            let scales = &mut scales[..body.len() / UNIT];
-            self.unit_scales(at, scales);
-            let codes = &self.codes[at / 2..(at + body.len()) / 2];
-            // SAFETY: 32 bytes of codes and 64 values for each scale; the kernel's instruction set was checked.
-            unsafe { K::expand(codes.as_ptr(), scales, self.table, body.as_mut_ptr()) };
-            at += body.len();
+        if self.block < UNIT {
+            return self.one_by_one(start, out);
         }
-        self.one_by_one(at, tail);
+        // Parts of units at both ends are taken from whole ones.
+        let head = (start.next_multiple_of(UNIT) - start).min(out.len());
+        let (head, body) = out.split_at_mut(head);
+        if !head.is_empty() {
+            self.part_of_unit::<T, K>(start, head);
+        }
+        let at = start + head.len();
+        let (body, tail) = body.split_at_mut(body.len() / UNIT * UNIT);
+        self.units::<T, K>(at, body);
+        if !tail.is_empty() {
+            self.part_of_unit::<T, K>(at + body.len(), tail);
+        }
+    }
+
+    /// Whole units from `start` on, which is a multiple of 64.
+    #[inline(always)]
+    fn units<T: Float, K: Kernel<T>>(&self, start: usize, out: &mut [T]) {
+        const MOST: usize = 8;
+        for (i, out) in out.chunks_mut(MOST * UNIT).enumerate() {
+            let at = start + i * MOST * UNIT;
+            let mut scales = [0.0; MOST];
+            let scales = &mut scales[..out.len() / UNIT];
+            self.unit_scales(at, scales);
+            let codes = &self.codes[at / 2..(at + out.len()) / 2];
+            // SAFETY: 32 bytes of codes and 64 values for each scale; the kernel's instruction set was checked.
+            unsafe { K::expand(codes.as_ptr(), scales, self.table, out.as_mut_ptr()) };
+        }
+    }
+
+    /// Less than a unit, within one.
+    fn part_of_unit<T: Float, K: Kernel<T>>(&self, start: usize, out: &mut [T]) {
+        let unit = start / UNIT * UNIT;
+        if (unit + UNIT) / 2 > self.codes.len() {
+            return self.one_by_one(start, out);
+        }
+        let mut whole = [T::from_f32(0.0); UNIT];
+        self.units::<T, K>(unit, &mut whole);
+        out.copy_from_slice(&whole[start - unit..][..out.len()]);
     }
 
     /// As [`Self::expand`], for any start and block.

@@ -1,10 +1,10 @@
 //! Dropout.
 
-use crate::Tensor;
 use crate::autograd::GradContext;
 use crate::error::{Result, rule};
 use crate::op::{Cost, Op, Saves, Spec, apply_one};
 use crate::ops::{arity, float};
+use crate::{Rng, Tensor};
 
 /// `y = x/(1 − p)` where element `i` is kept, else 0 (Srivastava et al. 2014, inverted scaling). Which elements are
 /// kept is a function of the seed and `i` alone ([`Dropout::keeps`]), the same on every device, so a recomputed
@@ -31,10 +31,13 @@ impl Dropout {
     }
 
     /// A 32-bit hash of `index` (row-major, modulo 2³²): two rounds of xor-shift and multiply (Mulvey's and Wellons'
-    /// `lowbias32`), keyed before and between by the halves of the seed.
+    /// `lowbias32`), keyed before and between by the halves of a
+    /// `SplitMix64` word of the seed.
     #[inline(always)]
     pub fn hash(&self, index: u32) -> u32 {
-        let (low, high) = (self.seed as u32, (self.seed >> 32) as u32);
+        // The same for all elements: compilers take it out of loops.
+        let key = Rng::new(self.seed).bits();
+        let (low, high) = (key as u32, (key >> 32) as u32);
         let mut x = index ^ low;
         x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
         x = (x ^ (x >> 15)).wrapping_add(high).wrapping_mul(0x846c_a68b);

@@ -8,6 +8,7 @@
 use super::kernel::{Kernel, SCRATCH, Scratch};
 use super::pack::{Lanes, expand_along_k, expand_along_lanes, pack};
 use super::{Gemm, Init, Right, from};
+use crate::cpu::packed::UNIT;
 use crate::cpu::threads;
 use crate::dtype::{DType, Float};
 
@@ -29,24 +30,34 @@ struct Grid {
 impl Grid {
     /// The cut whose slowest thread has the least to do, packing included. The result of the product does
     /// not depend on it.
-    fn choose<T: Float, K: Kernel<T>>(m: usize, n: usize, products: usize, threads: usize) -> Self {
-        /// What packing an element of B, or bringing one of A into L1, costs in steps of `k` of one element of C.
-        const PACK: usize = 8;
+    ///
+    /// A quantised B costs more to pack, and is cut where its units end.
+    fn choose<T: Float, K: Kernel<T>>(
+        m: usize,
+        n: usize,
+        products: usize,
+        threads: usize,
+        quantised: bool,
+    ) -> Self {
+        /// What bringing an element of A into L1 costs in steps of `k` of one element of C.
         const TOUCH: usize = 2;
+        // The same for packing one of B.
+        let (pack, whole) = if quantised { (24, (UNIT / K::NR).max(1)) } else { (8, 1) };
         /// Multiples of the coarsest cut that are tried each way.
         const FINER: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
         let (all_m, all_n) = (m.div_ceil(K::MR), n.div_ceil(K::NR));
         let coarsest = all_n.div_ceil(K::NC);
-        let mut best =
-            (usize::MAX, Self { mp: all_m, np: all_n.div_ceil(coarsest), down: 1, across: coarsest });
+        let np = all_n.div_ceil(coarsest).next_multiple_of(whole).min(all_n);
+        let mut best = (usize::MAX, Self { mp: all_m, np, down: 1, across: all_n.div_ceil(np) });
         for down in FINER.into_iter().take_while(|&down| threads > 1 && down <= all_m) {
             for across in FINER.into_iter().map(|f| f * coarsest).take_while(|&across| across <= all_n) {
-                let (mp, np) = (all_m.div_ceil(down), all_n.div_ceil(across));
+                let (mp, np) =
+                    (all_m.div_ceil(down), all_n.div_ceil(across).next_multiple_of(whole).min(all_n));
                 let grid = Self { mp, np, down: all_m.div_ceil(mp), across: all_n.div_ceil(np) };
                 let (rows, cols) = (mp * K::MR, np * K::NR);
                 let rounds = (products * grid.down * grid.across).div_ceil(threads);
                 // In quarters of a task: a thread that the system holds up makes the others wait for one.
-                let cost = (4 * rounds + 1) * (rows * cols + PACK * cols + TOUCH * rows);
+                let cost = (4 * rounds + 1) * (rows * cols + pack * cols + TOUCH * rows);
                 if cost < best.0 {
                     best = (cost, grid);
                 }
@@ -61,7 +72,9 @@ impl Grid {
 
 pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) {
     let worth = g.flops() >= WORTH_A_FORK;
-    let grid = Grid::choose::<T, K>(g.m, g.n, g.products, if worth { threads::threads() } else { 1 });
+    let quantised = g.terms.iter().any(|t| !matches!(t.b, Right::Dense(_)));
+    let threads = if worth { threads::threads() } else { 1 };
+    let grid = Grid::choose::<T, K>(g.m, g.n, g.products, threads, quantised);
     let tasks = g.products * grid.down * grid.across;
     let task = |t: usize| {
         // Neighbours share columns of B: down first, then across, then the next product.
