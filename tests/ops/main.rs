@@ -14,6 +14,7 @@ mod harness;
 mod tolerance;
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;

@@ -2,6 +2,7 @@
 //! operation, named as in the engine. Used by the operation tests and the parity tests.
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod attention;
 mod binary;
@@ -23,6 +24,7 @@ mod unary;
 mod view;
 
 pub(crate) use adamw::{AdamW, adamw};
+pub(crate) use adamw8bit::{BLOCK, absmax, adamw8bit, decode, distance};
 pub(crate) use affine::affine;
 pub(crate) use attention::attention;
 pub(crate) use binary::binary;

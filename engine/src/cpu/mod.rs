@@ -1,6 +1,7 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
+mod dynamic;
 pub mod flash;
 pub mod gemm;
 pub mod isa;
@@ -11,6 +12,7 @@ pub mod threads;
 mod walk;
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;

@@ -3,6 +3,7 @@
 //! file name in each backend's folder.
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;
@@ -33,6 +34,7 @@ mod view;
 mod write;
 
 pub use adamw::AdamW;
+pub use adamw8bit::{AdamW8bit, Moments8bit};
 pub use affine::Affine;
 pub use argmax::Argmax;
 pub use attention::Attention;
