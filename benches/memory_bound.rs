@@ -10,7 +10,7 @@ use std::time::Instant;
 use engine::cpu::threads::{self, Scatter, parallel_for};
 use engine::ops::{
     AdamW, AdamW8bit, Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Rope, RopeKind,
-    ScatterRows, TopK,
+    ScatterRows, Sgd, TopK,
 };
 use engine::{Compiled, DType, Device, Offers, Op, Result, Rng, Spec, Tensor, apply, apply_in_place};
 
@@ -151,6 +151,8 @@ fn main() -> Result<()> {
         let (m8, v8, absmax_m, absmax_v) = (codes()?, codes()?, blocks()?, blocks()?);
         let op = AdamW8bit(op);
         table.row(&format!("{dtype} 10.5M"), &op, &[&p, &m8, &v8, &absmax_m, &absmax_v], &[&g])?;
+        let op = Sgd { lr: 1e-4, momentum: 0.9, weight_decay: 0.01, grad_scale: 1.0 };
+        table.row(&format!("{dtype} 10.5M"), &op, &[&p, &m], &[&g])?;
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod view;

@@ -6,7 +6,7 @@ use engine::ops::{
     AdamW, AdamW8bit, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy,
     CrossEntropyGrad, Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
     LayerNorm, LayerNormGrad, MatMul, Moments8bit, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind,
-    ScatterRows, Unary, UnaryKind, Write,
+    ScatterRows, Sgd, Unary, UnaryKind, Write,
 };
 use engine::{DType, Device, Op, Result, Rng, Tensor, apply, apply_in_place};
 use proptest::prelude::*;
@@ -106,6 +106,11 @@ const CALLS: &[(&str, Call)] = &[
     }),
     ("raw adamw8bit", |t, _| {
         apply_in_place(AdamW8bit(adamw(1)), &[&t[0], &t[1], &t[2], &t[1], &t[2]], &[&t[0]]).map(|()| vec![])
+    }),
+    ("sgd", |t, rng| {
+        let op = Sgd { lr: 0.1, momentum: [0.0, 0.9][rng.below(2)], weight_decay: 0.1, grad_scale: 1.0 };
+        let buffer = Some(&t[1]).filter(|_| rng.below(2) == 0);
+        Tensor::sgd_step(&t[0], buffer, &t[2], &op).map(|()| vec![])
     }),
     ("argmax", |t, _| one(t[0].argmax())),
     ("top_k", |t, rng| t[0].top_k(small(rng)).map(|(values, places)| vec![values, places])),

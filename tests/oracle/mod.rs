@@ -19,6 +19,7 @@ mod rms_norm;
 mod rope;
 mod round;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod view;
@@ -41,6 +42,7 @@ pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use round::{round, unit_roundoff};
 pub(crate) use scatter_rows::scatter_rows;
+pub(crate) use sgd::sgd;
 pub(crate) use top_k::top_k;
 pub(crate) use unary::unary;
 

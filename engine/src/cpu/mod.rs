@@ -29,6 +29,7 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod write;
