@@ -37,6 +37,7 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod scatter_rows;
+mod scratch_file;
 mod sgd;
 mod top_k;
 mod unary;

@@ -8,6 +8,7 @@ pub mod isa;
 mod math;
 mod multiversion;
 mod rows;
+mod scratch_file;
 pub mod threads;
 mod walk;
 
