@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use engine::cpu::threads::{self, Scatter, parallel_for};
 use engine::ops::{
-    AdamW, Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Rope, RopeKind, ScatterRows,
-    TopK,
+    AdamW, AdamW8bit, Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Rope, RopeKind,
+    ScatterRows, Sgd, TopK,
 };
 use engine::{Compiled, DType, Device, Offers, Op, Result, Rng, Spec, Tensor, apply, apply_in_place};
 
@@ -131,12 +131,28 @@ fn main() -> Result<()> {
             table.row(&format!("{what} k={k}"), &TopK { k }, &[], &[&one])?;
         }
 
-        let n = 10_000_000;
+        // The adapters of the report model.
+        let n = 10_536_960;
         let p = Tensor::randn(&[n], 1.0, dtype, &mut rng, &device)?;
         let g = Tensor::randn(&[n], 1.0, dtype, &mut rng, &device)?;
         let (m, v) = (Tensor::zeros(&[n], DType::F32, &device)?, Tensor::zeros(&[n], DType::F32, &device)?);
-        let op = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: 1 };
-        table.row(&format!("{dtype} 10M"), &op, &[&p, &m, &v], &[&g])?;
+        let op = AdamW {
+            lr: 1e-4,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            step: 1,
+            grad_scale: 1.0,
+        };
+        table.row(&format!("{dtype} 10.5M"), &op, &[&p, &m, &v], &[&g])?;
+        let codes = || Tensor::zeros(&[n], DType::U8, &device);
+        let blocks = || Tensor::zeros(&[n.div_ceil(AdamW8bit::BLOCK)], DType::F32, &device);
+        let (m8, v8, absmax_m, absmax_v) = (codes()?, codes()?, blocks()?, blocks()?);
+        let op = AdamW8bit(op);
+        table.row(&format!("{dtype} 10.5M"), &op, &[&p, &m8, &v8, &absmax_m, &absmax_v], &[&g])?;
+        let op = Sgd { lr: 1e-4, momentum: 0.9, weight_decay: 0.01, grad_scale: 1.0 };
+        table.row(&format!("{dtype} 10.5M"), &op, &[&p, &m], &[&g])?;
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! What can go wrong in the engine.
 
+use std::path::PathBuf;
+
 use crate::DType;
 
 /// An error of the engine. The text names the operation or file, what was found and what was expected.
@@ -42,6 +44,16 @@ pub enum Error {
         bytes: usize,
         /// Bytes in use before the call.
         in_use: usize,
+    },
+    /// The system refused a file that was to hold tensors.
+    #[error("{}: cannot {action} this file for tensors: {source}; free space, or choose another path", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as it follows "cannot".
+        action: String,
+        /// The system's answer.
+        source: std::io::Error,
     },
     /// The gradient tape was used in a way it cannot serve.
     #[error("autograd: {0}")]

@@ -10,7 +10,7 @@ use crate::tolerance::Class;
 const BETAS: [f64; 2] = [0.9, 0.999];
 
 fn op(lr: f64, weight_decay: f64, step: u32) -> AdamW {
-    AdamW { lr, beta1: BETAS[0], beta2: BETAS[1], eps: 1e-8, weight_decay, step }
+    AdamW { lr, beta1: BETAS[0], beta2: BETAS[1], eps: 1e-8, weight_decay, step, grad_scale: 1.0 }
 }
 
 fn f32_or_bf16() -> impl Strategy<Value = DType> {
@@ -91,6 +91,23 @@ fn agrees_with_torch() {
         same(&m, &format!("wd{decay}.m5"), 0.0);
         same(&v, &format!("wd{decay}.v5"), 0.0);
     }
+}
+
+/// The factor of a clip multiplies in f32: the bits are those of a gradient that was scaled before.
+#[test]
+fn a_scaled_step_is_a_step_on_a_scaled_gradient() {
+    let mut source = Source::new(7);
+    let values: [Operand; 4] = std::array::from_fn(|_| source.uniform(&[9, 33], DType::F32, 0.1, 1.0));
+    let device = Device::cpu();
+    let run = |scale: f32, folded: bool| {
+        let [p, m, v, g] = values.each_ref().map(|x| x.on(&device).unwrap().copy().unwrap());
+        let (g, grad_scale) = if folded { (g, scale) } else { (g.affine(scale, 0.0).unwrap(), 1.0) };
+        Tensor::adamw_step(&p, &m, &v, &g, &AdamW { grad_scale, ..op(0.1, 0.1, 3) }).unwrap();
+        [p, m, v].map(|x| x.to_bytes().unwrap())
+    };
+    assert!(run(0.3, true) == run(0.3, false));
+    assert!(run(1.0, true) == run(1.0, false));
+    assert!(run(0.3, true) != run(1.0, true));
 }
 
 #[test]

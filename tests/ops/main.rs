@@ -14,6 +14,7 @@ mod harness;
 mod tolerance;
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;
@@ -39,6 +40,8 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod scatter_rows;
+mod scratch_file;
+mod sgd;
 mod top_k;
 mod unary;
 mod view;

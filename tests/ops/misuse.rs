@@ -3,11 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::ops::{
-    AdamW, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy, CrossEntropyGrad,
-    Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind, LayerNorm, LayerNormGrad,
-    MatMul, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind, ScatterRows, Unary, UnaryKind, Write,
+    AdamW, AdamW8bit, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy,
+    CrossEntropyGrad, Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
+    LayerNorm, LayerNormGrad, MatMul, Moments8bit, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind,
+    ScatterRows, Sgd, Unary, UnaryKind, Write,
 };
-use engine::{DType, Device, Op, Result, Rng, Tensor, apply};
+use engine::{DType, Device, Op, Result, Rng, Tensor, apply, apply_in_place};
 use proptest::prelude::*;
 
 use crate::harness::{cases, seed};
@@ -41,6 +42,10 @@ where
     engine::Compiled: engine::Offers<O>,
 {
     apply(op, &t.iter().take(rng.below(4)).collect::<Vec<_>>())
+}
+
+fn adamw(step: u32) -> AdamW {
+    AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.1, step, grad_scale: 0.5 }
 }
 
 /// Every `Tensor` method and every operation that can be misused.
@@ -84,9 +89,28 @@ const CALLS: &[(&str, Call)] = &[
     ("concat", |t, rng| one(Tensor::concat(&t.iter().take(rng.below(4)).collect::<Vec<_>>(), small(rng)))),
     ("cross_entropy", |t, rng| one(t[0].cross_entropy(&t[1], small(rng) as i32))),
     ("adamw", |t, rng| {
-        let op =
-            AdamW { lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 0.0, weight_decay: 0.1, step: small(rng) as u32 };
+        let op = adamw(small(rng) as u32);
         Tensor::adamw_step(&t[0], &t[1], &t[2], &t[rng.below(3)].copy()?, &op).map(|()| vec![])
+    }),
+    ("adamw8bit", |t, rng| {
+        let codes = |t: &Tensor| Tensor::zeros(&t.dims(), DType::U8, t.device());
+        let blocks = |t: &Tensor| Tensor::zeros(&[t.count().div_ceil(256)], DType::F32, t.device());
+        let state = Moments8bit {
+            m: codes(&t[0])?,
+            v: codes(&t[rng.below(2)])?,
+            absmax_m: blocks(&t[0])?,
+            absmax_v: blocks(&t[rng.below(2)])?,
+        };
+        let g = t[rng.below(3)].copy()?;
+        Tensor::adamw8bit_step(&t[0], &state, &g, &adamw(small(rng) as u32)).map(|()| vec![])
+    }),
+    ("raw adamw8bit", |t, _| {
+        apply_in_place(AdamW8bit(adamw(1)), &[&t[0], &t[1], &t[2], &t[1], &t[2]], &[&t[0]]).map(|()| vec![])
+    }),
+    ("sgd", |t, rng| {
+        let op = Sgd { lr: 0.1, momentum: [0.0, 0.9][rng.below(2)], weight_decay: 0.1, grad_scale: 1.0 };
+        let buffer = Some(&t[1]).filter(|_| rng.below(2) == 0);
+        Tensor::sgd_step(&t[0], buffer, &t[2], &op).map(|()| vec![])
     }),
     ("argmax", |t, _| one(t[0].argmax())),
     ("top_k", |t, rng| t[0].top_k(small(rng)).map(|(values, places)| vec![values, places])),

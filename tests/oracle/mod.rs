@@ -2,6 +2,7 @@
 //! operation, named as in the engine. Used by the operation tests and the parity tests.
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod attention;
 mod binary;
@@ -18,11 +19,13 @@ mod rms_norm;
 mod rope;
 mod round;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod view;
 
 pub(crate) use adamw::{AdamW, adamw};
+pub(crate) use adamw8bit::{BLOCK, absmax, adamw8bit, decode, distance};
 pub(crate) use affine::affine;
 pub(crate) use attention::attention;
 pub(crate) use binary::binary;
@@ -39,6 +42,7 @@ pub(crate) use rms_norm::rms_norm;
 pub(crate) use rope::rope;
 pub(crate) use round::{round, unit_roundoff};
 pub(crate) use scatter_rows::scatter_rows;
+pub(crate) use sgd::sgd;
 pub(crate) use top_k::top_k;
 pub(crate) use unary::unary;
 

@@ -7,7 +7,8 @@ use crate::ops::AdamW;
 use crate::{Cpu, DType, Float, Input, Kernel, Output, Result};
 
 /// What the update multiplies with, computed in f64 and rounded once.
-struct Factors {
+pub(super) struct Factors {
+    grad_scale: f32,
     keep: f32,
     one_minus_beta1: f32,
     beta2: f32,
@@ -18,9 +19,10 @@ struct Factors {
 }
 
 impl Factors {
-    fn new(op: &AdamW) -> Self {
+    pub(super) fn new(op: &AdamW) -> Self {
         let correction = |beta: f64| 1.0 - beta.powi(op.step.try_into().unwrap_or(i32::MAX));
         Self {
+            grad_scale: op.grad_scale,
             keep: (1.0 - op.lr * op.weight_decay) as f32,
             one_minus_beta1: (1.0 - op.beta1) as f32,
             beta2: op.beta2 as f32,
@@ -31,9 +33,15 @@ impl Factors {
         }
     }
 
-    /// One element, operation by operation as torch does it.
+    /// The gradient as the step sees it.
     #[inline(always)]
-    fn step(&self, p: f32, m: &mut f32, v: &mut f32, g: f32) -> f32 {
+    pub(super) fn scaled(&self, g: f32) -> f32 {
+        g * self.grad_scale
+    }
+
+    /// One element with a scaled gradient, operation by operation as torch does it.
+    #[inline(always)]
+    pub(super) fn step(&self, p: f32, m: &mut f32, v: &mut f32, g: f32) -> f32 {
         let p = p * self.keep;
         *m += self.one_minus_beta1 * (g - *m);
         *v = *v * self.beta2 + self.one_minus_beta2 * g * g;
@@ -45,7 +53,7 @@ impl Factors {
 multiversion! {
     fn step_run<P: Float, G: Float>(p: &mut [P], m: &mut [f32], v: &mut [f32], g: &[G], factors: &Factors) {
         for (((p, m), v), g) in p.iter_mut().zip(m).zip(v).zip(g) {
-            *p = P::from_f32(factors.step(p.to_f32(), m, v, g.to_f32()));
+            *p = P::from_f32(factors.step(p.to_f32(), m, v, factors.scaled(g.to_f32())));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Memory of the CPU backend: pooled, 64-byte aligned, or a part of a mapped file.
+//! Memory of the CPU backend: pooled, 64-byte aligned, or a part of a mapped file: a weight file, which is only read,
+//! or a scratch file.
 
 use std::alloc::{Layout as AllocLayout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
+use super::scratch_file::ScratchFile;
 use crate::weights::Mapping;
 use crate::{Cpu, Element, Error, Input, Output, Result};
 
@@ -67,6 +69,10 @@ enum Owner {
     Map {
         _file: Arc<Mapping>,
     },
+    /// As pooled memory, but the file's.
+    File {
+        _file: Arc<ScratchFile>,
+    },
 }
 
 /// Bytes of one storage. The access lock of the storage says who may read or write them.
@@ -101,6 +107,15 @@ impl CpuBuffer {
     pub(super) fn mapped(file: Arc<Mapping>, range: Range<usize>) -> Self {
         let bytes = &file.bytes()[range];
         Self { ptr: NonNull::from(bytes).cast(), len: bytes.len(), owner: Owner::Map { _file: file } }
+    }
+
+    /// `range` is this buffer's alone and starts at a multiple of 64.
+    pub(super) fn in_file(file: Arc<ScratchFile>, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= file.len() && range.start.is_multiple_of(ALIGN));
+        // SAFETY: inside the map, by the assertion.
+        let ptr = unsafe { file.as_mut_ptr().add(range.start) };
+        let ptr = NonNull::new(ptr).expect("a map is not at address 0");
+        Self { ptr, len: range.len(), owner: Owner::File { _file: file } }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -170,7 +185,7 @@ impl Output<'_, Cpu> {
             return Ok(&mut []);
         }
         assert!((start + len) * T::DTYPE.size() <= self.buffer.len);
-        // SAFETY: in bounds and aligned (blocks are 64-byte aligned). `apply` hands a fresh storage or one
+        // SAFETY: in bounds and aligned (blocks and parts of scratch files are 64-byte aligned). `apply` hands a fresh storage or one
         // whose access lock it holds for writing, and `&mut self` keeps this the only slice.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.buffer.ptr.cast::<T>().as_ptr().add(start), len) })
     }

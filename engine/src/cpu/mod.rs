@@ -1,6 +1,7 @@
 //! The CPU backend: one file per operation, named as in [`crate::ops`], and the products they rest on.
 
 mod buffer;
+mod dynamic;
 pub mod flash;
 pub mod gemm;
 pub mod isa;
@@ -8,10 +9,12 @@ mod math;
 mod multiversion;
 pub mod packed;
 mod rows;
+mod scratch_file;
 pub mod threads;
 mod walk;
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;
@@ -32,6 +35,7 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod write;

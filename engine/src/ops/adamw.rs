@@ -8,6 +8,7 @@ use crate::{DType, Tensor};
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101), in place, in torch's order:
 ///
 /// ```text
+/// g *= grad_scale
 /// p −= lr·weight_decay·p
 /// m += (1 − beta1)·(g − m)
 /// v  = beta2·v + (1 − beta2)·g²
@@ -17,7 +18,11 @@ use crate::{DType, Tensor};
 /// Targets `p` (f32 or bf16), `m`, `v` (f32), input `g` (f32 or bf16), all of one shape. Hyper-parameters are
 /// f64 because 1 − 0.999 is off by 5·10⁻⁵ of itself in f32. A bf16 parameter is rounded at each step and
 /// loses updates below 2⁻⁹ of itself.
-#[derive(Clone, Debug)]
+///
+/// `grad_scale` is the factor of a global-norm clip. It multiplies in f32, so for f32 gradients the step gives the
+/// bits of one on a gradient that was scaled before, without a pass over memory of its own; a bf16 gradient saves
+/// a rounding. A factor of 1 changes nothing.
+#[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
     pub lr: f64,
@@ -31,6 +36,28 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Number of this step, from 1.
     pub step: u32,
+    /// Multiplies the gradient first; 1 leaves it as it is.
+    pub grad_scale: f32,
+}
+
+impl AdamW {
+    /// What the rules of `op`, `adamw` and its 8-bit form, have in common: types and shapes of `p`, `m`, `v`, `g`
+    /// but for the types of the moments, and the hyper-parameters.
+    pub(super) fn check(&self, op: &'static str, p: &Spec, moments: [&Spec; 2], g: &Spec) -> Result<()> {
+        for (what, spec) in [("p", p), ("g", g)] {
+            if !matches!(spec.dtype, DType::F32 | DType::BF16) {
+                return Err(rule!(op, "{what} is {}; f32 and bf16 are supported", spec.dtype));
+            }
+        }
+        for (what, spec) in [("m", moments[0]), ("v", moments[1]), ("g", g)] {
+            shape(op, what, spec, &p.dims)?;
+        }
+        let beta = |b: f64| (0.0..1.0).contains(&b);
+        if self.step == 0 || !beta(self.beta1) || !beta(self.beta2) {
+            return Err(rule!(op, "step counts from 1 and betas lie in [0, 1); got {self:?}"));
+        }
+        Ok(())
+    }
 }
 
 impl Op for AdamW {
@@ -39,24 +66,13 @@ impl Op for AdamW {
     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
         arity(Self::NAME, inputs, 4)?;
         let p = &inputs[0];
-        for (what, spec) in [("p", p), ("g", &inputs[3])] {
-            if !matches!(spec.dtype, DType::F32 | DType::BF16) {
-                return Err(rule!(Self::NAME, "{what} is {}; f32 and bf16 are supported", spec.dtype));
-            }
-        }
-        for (what, spec) in ["m", "v", "g"].iter().zip(&inputs[1..]) {
-            shape(Self::NAME, what, spec, &p.dims)?;
-        }
-        let beta = |b: f64| (0.0..1.0).contains(&b);
-        if self.step == 0 || !beta(self.beta1) || !beta(self.beta2) {
-            return Err(rule!(Self::NAME, "step counts from 1 and betas lie in [0, 1); got {self:?}"));
-        }
+        self.check(Self::NAME, p, [&inputs[1], &inputs[2]], &inputs[3])?;
         let state = Spec { dims: p.dims, dtype: DType::F32 };
         Ok(vec![*p, state, state])
     }
 
     fn cost(&self, inputs: &[Spec], _: &[Spec]) -> Cost {
-        Cost::streaming(15 * inputs[0].dims.count(), inputs, &inputs[..3])
+        Cost::streaming(16 * inputs[0].dims.count(), inputs, &inputs[..3])
     }
 }
 

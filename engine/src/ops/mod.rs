@@ -3,6 +3,7 @@
 //! file name in each backend's folder.
 
 mod adamw;
+mod adamw8bit;
 mod affine;
 mod argmax;
 mod attention;
@@ -32,12 +33,14 @@ mod rms_norm;
 mod rms_norm_grad;
 mod rope;
 mod scatter_rows;
+mod sgd;
 mod top_k;
 mod unary;
 mod view;
 mod write;
 
 pub use adamw::AdamW;
+pub use adamw8bit::{AdamW8bit, Moments8bit};
 pub use affine::Affine;
 pub use argmax::Argmax;
 pub use attention::Attention;
@@ -66,6 +69,7 @@ pub use rms_norm::RmsNorm;
 pub use rms_norm_grad::RmsNormGrad;
 pub use rope::{Rope, RopeKind};
 pub use scatter_rows::ScatterRows;
+pub use sgd::Sgd;
 pub use top_k::TopK;
 pub use unary::{Unary, UnaryKind};
 pub use view::View;
