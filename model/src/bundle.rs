@@ -14,6 +14,7 @@ use crate::generate;
 use crate::image::{Idefics3Processor, Tiles};
 use crate::llama::{Llama, Names};
 use crate::loader::{Loader, find_not_finite};
+use crate::nn::Linear;
 use crate::prompt::{ChatTemplate, Message, PromptEncoder};
 use crate::smolvlm::SmolVlm;
 use crate::tokenizer::{GgufVocab, Tokenizer};
@@ -33,6 +34,24 @@ pub enum Network {
     SmolVlm(Box<SmolVlm>),
     /// A decoder alone.
     Llama(Box<Llama>),
+}
+
+impl Network {
+    /// All linear layers, each with its module path, in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::SmolVlm(model) => model.linears(),
+            Self::Llama(model) => model.linears(),
+        }
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Llama {
+        match self {
+            Self::SmolVlm(model) => &model.text,
+            Self::Llama(model) => model,
+        }
+    }
 }
 
 /// A model, ready to answer.
@@ -226,10 +245,7 @@ impl Bundle {
 
     /// The decoder.
     pub fn decoder(&self) -> &Llama {
-        match &self.network {
-            Network::SmolVlm(model) => &model.text,
-            Network::Llama(model) => model,
-        }
+        self.network.decoder()
     }
 
     /// Where it lives.

@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
         let batch = prompts.len();
         let dtype = prompts[0].embeds.dtype();
         let pads: Vec<usize> = lengths.iter().map(|n| longest - n).collect();
-        let mut cache = Cache::new(model.config(), batch, capacity, dtype, device)?;
+        let mut cache = Cache::new(model.config(), batch, capacity, model.cache_dtype(dtype), device)?;
         let (embeds, places, key_mask) = if batch == 1 {
             (prompts[0].embeds.clone(), Places::from(0, 1, longest, device)?, None)
         } else {

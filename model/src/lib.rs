@@ -11,6 +11,7 @@ pub mod loss;
 pub mod nn;
 pub mod parity;
 pub mod prompt;
+pub mod quantize;
 pub mod sample;
 pub mod siglip;
 pub mod smolvlm;

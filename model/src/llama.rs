@@ -8,7 +8,7 @@ use engine::{DType, Device, Tensor, checkpoint};
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
 use crate::loader::{Init, Loader};
-use crate::nn::{INIT_STD, Linear, RmsNorm};
+use crate::nn::{INIT_STD, Linear, RmsNorm, Weight};
 use crate::stage::stage;
 
 /// Names of a decoder's tensors in a file.
@@ -148,7 +148,7 @@ impl Llama {
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(loader, &format!("{prefix}.norm"), h, config.rms_norm_eps)?;
         let head = if tied {
-            Linear { weight: embed_tokens.clone(), bias: None }
+            Linear::new(names.head, Weight::Dense(embed_tokens.clone()), None, loader.compute())
         } else {
             Linear::load(loader, names.head, h, config.vocab_size, false)?
         };
@@ -158,6 +158,20 @@ impl Llama {
     /// The sizes.
     pub fn config(&self) -> &TextConfig {
         &self.config
+    }
+
+    /// Its linear layers in the order of the forward pass, the head last.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let layers = self.layers.iter().flat_map(|layer| {
+            let (attention, mlp) = (&layer.attention, &layer.mlp);
+            [&attention.q, &attention.k, &attention.v, &attention.o, &mlp.gate, &mlp.up, &mlp.down]
+        });
+        layers.chain([&self.head]).collect()
+    }
+
+    /// Type of keys and values where the residual stream is in `stream`.
+    pub fn cache_dtype(&self, stream: DType) -> DType {
+        self.head.compute.unwrap_or(stream)
     }
 
     /// Order of the rows of q and k.
@@ -291,13 +305,16 @@ impl Attention {
         let q = split(self.q.forward(x)?, self.heads)?.rope(&places.positions, self.theta, self.rope)?;
         let k = split(self.k.forward(x)?, self.kv_heads)?.rope(&places.positions, self.theta, self.rope)?;
         let v = split(self.v.forward(x)?, self.kv_heads)?;
+        // The kernel works in the compute type even where the residual stream is wider (spec smolvlm §7).
+        let kernel = self.o.compute.unwrap_or(x.dtype());
+        let (q, k, v) = (q.to_dtype(kernel)?, k.to_dtype(kernel)?, v.to_dtype(kernel)?);
         let (k, v) = match cache {
             Some(cache) => cache.append(layer, &k, &v)?,
             None => (k, v),
         };
         let scale = (d as f32).sqrt().recip();
         let y = q.attention(&k, &v, places.key_mask.as_ref(), scale, true)?;
-        Ok(self.o.forward(&y.reshape(&[b, s, self.heads * d])?)?)
+        Ok(self.o.forward(&y.reshape(&[b, s, self.heads * d])?)?.to_dtype(x.dtype())?)
     }
 }
 

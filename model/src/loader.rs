@@ -5,9 +5,11 @@ use std::sync::Mutex;
 
 use engine::memory::tagged;
 use engine::weights::{FileDType, Weights};
-use engine::{DType, Device, Rng, Tensor};
+use engine::{DType, Device, QuantConfig, Quantized, Rng, Tensor};
 
 use crate::error::{Error, Result};
+use crate::nn::{INIT_STD, Weight};
+use crate::quantize;
 
 enum Source {
     File { weights: Arc<Weights>, rename: Option<fn(&str) -> Option<String>> },
@@ -20,6 +22,8 @@ pub struct Loader {
     device: Device,
     /// Convert floating tensors to this type; `None` keeps what the file has, except that f16 becomes f32.
     dtype: Option<DType>,
+    compute: Option<DType>,
+    quantize: Option<(QuantConfig, Vec<String>)>,
     trainable: bool,
     given: Mutex<Vec<(String, Tensor)>>,
 }
@@ -55,13 +59,42 @@ impl Loader {
     }
 
     fn new(source: Source, dtype: Option<DType>, device: &Device) -> Self {
-        Self { source, device: device.clone(), dtype, trainable: false, given: Mutex::default() }
+        Self {
+            source,
+            device: device.clone(),
+            dtype,
+            compute: None,
+            quantize: None,
+            trainable: false,
+            given: Mutex::default(),
+        }
     }
 
     /// Makes every tensor given from here on a leaf of the tape, with memory of its own.
     #[must_use]
     pub fn trainable(mut self) -> Self {
         self.trainable = true;
+        self
+    }
+
+    /// Lets linear layers, the patch convolution and attention multiply in `dtype` while the residual stream keeps
+    /// its own: the bf16 products over an f32 stream of `QLoRA`'s recipe (spec smolvlm §7).
+    #[must_use]
+    pub fn computing_in(mut self, dtype: DType) -> Self {
+        self.compute = Some(dtype);
+        self
+    }
+
+    /// The type that layers multiply in, where it is not that of their input.
+    pub fn compute(&self) -> Option<DType> {
+        self.compute
+    }
+
+    /// Quantises the weights of linear layers as they are read, one at a time, but for the modules that
+    /// [`skips`](quantize::skips) finds in `skip`. Weights that the file has in 4 bits already stay so.
+    #[must_use]
+    pub fn quantized(mut self, config: QuantConfig, skip: Vec<String>) -> Self {
+        self.quantize = Some((config, skip));
         self
     }
 
@@ -88,19 +121,62 @@ impl Loader {
 
     /// The tensor `name`, which must have the shape `dims`.
     pub fn get(&self, name: &str, dims: &[usize], init: Init) -> Result<Tensor> {
-        let tensor = tagged("weights", || match &self.source {
+        self.get_in(name, dims, init, self.dtype)
+    }
+
+    fn get_in(&self, name: &str, dims: &[usize], init: Init, dtype: Option<DType>) -> Result<Tensor> {
+        let tensor = self.fetch(name, dims, init, dtype)?;
+        let tensor = if self.trainable { tensor.tracked() } else { tensor };
+        self.given.lock().unwrap().push((name.to_owned(), tensor.clone()));
+        Ok(tensor)
+    }
+
+    /// A tensor in `dtype`, or as the file has it.
+    fn fetch(&self, name: &str, dims: &[usize], init: Init, dtype: Option<DType>) -> Result<Tensor> {
+        tagged("weights", || match &self.source {
             Source::File { weights, rename } => {
                 let stored = match rename {
                     Some(rename) => rename(name).unwrap_or_else(|| name.to_owned()),
                     None => name.to_owned(),
                 };
-                self.read(weights, &stored, dims)
+                self.read(weights, &stored, dims, dtype)
             }
             Source::Random { rng } => self.draw(&mut rng.lock().unwrap(), dims, init),
-        })?;
-        let tensor = if self.trainable { tensor.tracked() } else { tensor };
-        self.given.lock().unwrap().push((name.to_owned(), tensor.clone()));
-        Ok(tensor)
+        })
+    }
+
+    /// The weight `{path}.weight` of a linear layer, `[out, in]`: in 4 bits where the file has it so or
+    /// [`Self::quantized`] asks for it, else dense, in the compute type if it is frozen and there is one.
+    pub fn linear(&self, path: &str, dims: [usize; 2]) -> Result<Weight> {
+        let name = format!("{path}.weight");
+        if let Source::File { weights, rename: None } = &self.source
+            && quantize::is_quantized(weights, &name)
+        {
+            let weight = tagged("weights", || quantize::read(weights, &name, &self.device))?;
+            let file = || weights.path().display().to_string();
+            if weight.dims() != dims {
+                let (found, wanted) = (weight.dims().to_vec(), dims.to_vec());
+                return Err(Error::Shape { path: file(), name, found, wanted });
+            }
+            if self.trainable {
+                return Err(Error::Input(format!(
+                    "{}: `{name}` is quantised and cannot be trained; train an adapter on it, or start from a folder in f32 or bf16",
+                    file()
+                )));
+            }
+            return Ok(Weight::Quantized(Arc::new(weight)));
+        }
+        match &self.quantize {
+            Some((config, skip)) if !self.trainable && !quantize::skips(path, skip) => {
+                let dense = self.fetch(&name, &dims, Init::Normal(INIT_STD), None)?;
+                let weight = tagged("weights", || Quantized::quantize(&dense, config))?;
+                Ok(Weight::Quantized(Arc::new(weight)))
+            }
+            _ => {
+                let dtype = self.compute.filter(|_| !self.trainable).or(self.dtype);
+                Ok(Weight::Dense(self.get_in(&name, &dims, Init::Normal(INIT_STD), dtype)?))
+            }
+        }
     }
 
     fn draw(&self, rng: &mut Rng, dims: &[usize], init: Init) -> Result<Tensor> {
@@ -111,7 +187,7 @@ impl Loader {
         })
     }
 
-    fn read(&self, weights: &Weights, name: &str, dims: &[usize]) -> Result<Tensor> {
+    fn read(&self, weights: &Weights, name: &str, dims: &[usize], dtype: Option<DType>) -> Result<Tensor> {
         let entry = weights.require(name)?;
         if entry.shape() != dims {
             return Err(Error::Shape {
@@ -127,10 +203,10 @@ impl Loader {
             FileDType::F16 => Some(DType::F16),
             _ => None,
         };
-        let tensor = match (stored, self.dtype) {
+        let tensor = match (stored, dtype) {
             (Some(stored), _) => {
                 let tensor = Tensor::from_mapped(entry.mapping(), entry.range(), dims, stored, &self.device)?;
-                match self.dtype {
+                match dtype {
                     Some(dtype) if dtype != stored => tensor.to_dtype(dtype)?,
                     // Products take f32 and bf16; bf16 would drop three bits of an f16.
                     None if stored == DType::F16 => tensor.to_dtype(DType::F32)?,

@@ -1,38 +1,20 @@
 //! Modules that several models share.
 
+mod dropout;
+mod linear;
+mod lora;
+
 use engine::Tensor;
+
+pub use dropout::{Active, DropoutState};
+pub use linear::{Attached, Full, Linear, Weight};
+pub use lora::{Dora, Lora};
 
 use crate::error::Result;
 use crate::loader::{Init, Loader};
 
 /// Standard deviation of fresh weights, as in the libraries that made the published models.
 pub const INIT_STD: f32 = 0.02;
-
-/// `y = x·Wᵀ (+ b)`: `weight [out, in]`, `bias [out]`.
-pub struct Linear {
-    /// `[out, in]`
-    pub weight: Tensor,
-    /// `[out]`
-    pub bias: Option<Tensor>,
-}
-
-impl Linear {
-    /// Tensors `{name}.weight` and, with `bias`, `{name}.bias`.
-    pub fn load(loader: &Loader, name: &str, inner: usize, outer: usize, bias: bool) -> Result<Self> {
-        let weight = loader.get(&format!("{name}.weight"), &[outer, inner], Init::Normal(INIT_STD))?;
-        let bias = if bias {
-            Some(loader.get(&format!("{name}.bias"), &[outer], Init::Constant(0.0))?)
-        } else {
-            None
-        };
-        Ok(Self { weight, bias })
-    }
-
-    /// `x [rows…, in]` to `[rows…, out]`.
-    pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
-        x.linear(&self.weight, self.bias.as_ref())
-    }
-}
 
 /// Layer normalisation with weight and bias `[n]`.
 pub struct LayerNorm {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use engine::ops::GeluKind;
-use engine::{Tensor, checkpoint};
+use engine::{DType, Tensor, checkpoint};
 
 use crate::config::VisionConfig;
 use crate::error::{Error, Result};
@@ -29,6 +29,8 @@ pub struct Siglip {
 struct Linear4 {
     weight: Tensor,
     bias: Tensor,
+    /// As in [`Linear`].
+    compute: Option<DType>,
 }
 
 struct Layer {
@@ -67,6 +69,7 @@ impl Siglip {
             patch_embedding: Linear4 {
                 weight: loader.get(&format!("{patch}.weight"), &weight_dims, Init::Normal(INIT_STD))?,
                 bias: loader.get(&format!("{patch}.bias"), &[h], Init::Constant(0.0))?,
+                compute: loader.compute(),
             },
             position_embedding: loader.get(
                 &format!("{name}.embeddings.position_embedding.weight"),
@@ -86,8 +89,13 @@ impl Siglip {
         })
     }
 
+    /// Its linear layers in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.out, &l.fc1, &l.fc2]).collect()
+    }
+
     /// Element type of the weights.
-    pub fn dtype(&self) -> engine::DType {
+    pub fn dtype(&self) -> DType {
         self.position_embedding.dtype()
     }
 
@@ -103,7 +111,11 @@ impl Siglip {
                 self.config.num_channels
             )));
         }
-        let embedded = pixels.patch_conv(&self.patch_embedding.weight, Some(&self.patch_embedding.bias))?;
+        let patches_in = self.patch_embedding.compute.unwrap_or(pixels.dtype());
+        let embedded = pixels
+            .to_dtype(patches_in)?
+            .patch_conv(&self.patch_embedding.weight, Some(&self.patch_embedding.bias))?
+            .to_dtype(pixels.dtype())?;
         let table = self.position_embedding.to_dtype(embedded.dtype())?;
         let (positions, key_mask) = match patches {
             Some(valid) if valid.len() != tiles * g * g => {
@@ -168,8 +180,10 @@ impl Layer {
             split(self.k.forward(&normed)?)?,
             split(self.v.forward(&normed)?)?,
         );
+        let kernel = self.out.compute.unwrap_or(x.dtype());
+        let (q, k, v) = (q.to_dtype(kernel)?, k.to_dtype(kernel)?, v.to_dtype(kernel)?);
         let y = q.attention(&k, &v, key_mask, (d as f32).sqrt().recip(), false)?;
-        let attended = self.out.forward(&y.reshape(&[b, s, h])?)?;
+        let attended = self.out.forward(&y.reshape(&[b, s, h])?)?.to_dtype(x.dtype())?;
         stage(|| format!("vision.layer{i}.attention"), &attended);
         let x = x.add(&attended)?;
         let fed =

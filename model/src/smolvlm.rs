@@ -55,6 +55,14 @@ impl SmolVlm {
         &self.config
     }
 
+    /// All linear layers in the order of the forward pass.
+    pub fn linears(&self) -> Vec<&Linear> {
+        let mut all = self.vision.linears();
+        all.push(&self.connector);
+        all.extend(self.text.linears());
+        all
+    }
+
     /// Turns gradient checkpointing of both towers on or off.
     pub fn set_checkpointing(&mut self, on: bool) {
         self.vision.checkpointing = on;
