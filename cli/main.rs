@@ -3,6 +3,7 @@
 //! Every command parses its options, calls a crate and shows what came back. Results go to stdout; progress,
 //! logs and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod data;
 mod demo;
 mod devices;
 mod generate;
@@ -43,6 +44,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
     Train(train::TrainArgs),
+    Data(data::DataArgs),
     Devices(devices::DevicesArgs),
     Parity(parity::ParityArgs),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args, &cli.global),
         Command::Inspect(args) => inspect::run(&args, &cli.global),
         Command::Train(args) => train::run(&args, &cli.global),
+        Command::Data(args) => data::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
         Command::Parity(args) => parity::run(&args, &cli.global),
     };

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use train::{Options, Summary, TrainConfig};
+use train::{Options, Program, Summary, TrainConfig};
 
 use crate::global::Global;
 use crate::{interrupt, output};
@@ -29,7 +29,8 @@ pub(crate) struct TrainArgs {
     set: Vec<(String, String)>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// `KEY=VALUE` in two.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().into(), value.trim().into())),
         _ => Err("expected KEY=VALUE".into()),
@@ -52,6 +53,7 @@ pub(crate) fn run(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
         resume: args.resume,
         stop: Some(interrupt::flag()),
         progress: true,
+        program: Program { version: env!("CARGO_PKG_VERSION"), commit: option_env!("ROENTGEN_COMMIT") },
         on_step: Some(&|step| {
             tracing::info!(
                 "step {} (epoch {:.2}): loss {:.4}, learning rate {:.3e}, gradient norm {:.3}, {:.0} tokens/s",
@@ -81,7 +83,9 @@ fn to_json(summary: &Summary, config: &TrainConfig) -> Value {
         "stopped": summary.stopped,
         "parameters": summary.parameters,
         "rows": summary.rows,
+        "text_rows": summary.text_rows,
         "bad_rows": summary.bad.len(),
+        "unlisted_rows": summary.unlisted,
         "loss": summary.loss,
         "validation_loss": summary.validation.as_ref().map(|v| v.loss),
         "validation_loss_without_case": summary.validation.as_ref().and_then(|v| v.loss_without_case),
@@ -89,11 +93,22 @@ fn to_json(summary: &Summary, config: &TrainConfig) -> Value {
     })
 }
 
+fn rows_text(summary: &Summary) -> String {
+    let mut text = format!("{} ({} could not be used", summary.rows, summary.bad.len());
+    if summary.unlisted > 0 {
+        text += &format!(", {} in no list", summary.unlisted);
+    }
+    if summary.text_rows > 0 {
+        text += &format!(", {} of text alone", summary.text_rows);
+    }
+    text + ")"
+}
+
 fn text(summary: &Summary, config: &TrainConfig) -> String {
     let mut rows = vec![
         ("steps", format!("{} of {}", summary.steps, summary.total_steps)),
         ("parameters", output::grouped(summary.parameters as u64)),
-        ("rows", format!("{} ({} could not be used)", summary.rows, summary.bad.len())),
+        ("rows", rows_text(summary)),
     ];
     if let Some(loss) = summary.loss {
         rows.push(("loss", format!("{loss:.4}")));

@@ -113,18 +113,47 @@ impl Files {
 
     /// The template of the folder, else the built-in rule.
     fn template(&self) -> Result<ChatTemplate> {
-        if let Some(text) = self.text("chat_template.jinja")? {
-            return Ok(ChatTemplate::new(&text, &self.path("chat_template.jinja"))?);
+        let found = ChatTemplate::find(|name| self.text(name), |name| self.path(name))?;
+        Ok(found.unwrap_or_else(ChatTemplate::smolvlm))
+    }
+}
+
+impl Network {
+    /// The decoder.
+    pub fn decoder(&self) -> &Llama {
+        match self {
+            Self::SmolVlm(model) => &model.text,
+            Self::Llama(model) => model,
         }
-        for name in ["chat_template.json", "tokenizer_config.json"] {
-            let Some(text) = self.text(name)? else { continue };
-            let json: serde_json::Value =
-                serde_json::from_str(&text).map_err(|e| Error::Input(format!("{}: {e}", self.path(name))))?;
-            if let Some(template) = json.get("chat_template").and_then(|t| t.as_str()) {
-                return Ok(ChatTemplate::new(template, &self.path(name))?);
-            }
+    }
+
+    /// The model with a vision tower, if it is one.
+    pub fn vision_language(&self) -> Option<&SmolVlm> {
+        match self {
+            Self::SmolVlm(model) => Some(model),
+            Self::Llama(_) => None,
         }
-        Ok(ChatTemplate::smolvlm())
+    }
+
+    /// Embeddings `[rows, n, hidden]` of `ids` (`rows` rows of `n`), `features [tiles, tokens, hidden]` put in
+    /// the places of `<image>`, in order.
+    ///
+    /// # Errors
+    /// If features and places do not go together; a decoder alone takes no features.
+    pub fn embed(&self, ids: &[u32], rows: usize, features: Option<&Tensor>) -> Result<Tensor> {
+        match (self, features) {
+            (Self::SmolVlm(model), features) => model.embed(ids, rows, features),
+            (Self::Llama(model), None) => model.embed(ids, rows),
+            (Self::Llama(_), Some(_)) => Err(Error::Input("a text model takes no images".into())),
+        }
+    }
+
+    /// Turns gradient checkpointing on or off.
+    pub fn set_checkpointing(&mut self, on: bool) {
+        match self {
+            Self::SmolVlm(model) => model.set_checkpointing(on),
+            Self::Llama(model) => model.checkpointing = on,
+        }
     }
 }
 

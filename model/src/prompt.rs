@@ -153,6 +153,8 @@ pub struct PromptEncoder<'a> {
     tokenizer: &'a Tokenizer,
     template: &'a ChatTemplate,
     image: Option<ImageSpelling>,
+    /// Ends an answer; `None` for [`END_OF_UTTERANCE`].
+    end: Option<u32>,
 }
 
 impl<'a> PromptEncoder<'a> {
@@ -180,12 +182,18 @@ impl<'a> PromptEncoder<'a> {
             )));
         }
         let image = ImageSpelling { tokens_per_tile: config.tokens_per_tile(), id: config.image_token_id };
-        Ok(Self { tokenizer, template, image: Some(image) })
+        Ok(Self { tokenizer, template, image: Some(image), end: None })
     }
 
     /// For a text model.
     pub fn text_only(tokenizer: &'a Tokenizer, template: &'a ChatTemplate) -> Self {
-        Self { tokenizer, template, image: None }
+        Self { tokenizer, template, image: None, end: None }
+    }
+
+    /// Answers end with the token `id`, in models that do not know [`END_OF_UTTERANCE`].
+    #[must_use]
+    pub fn ending_with(self, id: u32) -> Self {
+        Self { end: Some(id), ..self }
     }
 
     /// The conversation as text, one `<image>` per image.
@@ -239,7 +247,7 @@ impl<'a> PromptEncoder<'a> {
     /// Ids of a conversation with the answer that the model is to learn.
     ///
     /// Prompt and answer are tokenised apart, which gives the same ids as together: a `:` always ends a
-    /// piece (spec smolvlm §8).
+    /// piece (spec smolvlm §8). A space stands between them, unless the template ends in white space.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -250,9 +258,16 @@ impl<'a> PromptEncoder<'a> {
         answer: &str,
     ) -> Result<Example, PromptError> {
         self.refuse_control(answer)?;
-        let Prompt { mut ids, image_tokens, .. } = self.encode(messages, grids)?;
+        let Prompt { text, mut ids, image_tokens } = self.encode(messages, grids)?;
         let answer_start = ids.len();
-        ids.extend(self.tokenizer.encode(&format!(" {answer}{END_OF_UTTERANCE}"))?);
+        let gap = if text.ends_with(char::is_whitespace) { "" } else { " " };
+        match self.end {
+            None => ids.extend(self.tokenizer.encode(&format!("{gap}{answer}{END_OF_UTTERANCE}"))?),
+            Some(end) => {
+                ids.extend(self.tokenizer.encode(&format!("{gap}{answer}"))?);
+                ids.push(end);
+            }
+        }
         Ok(Example { ids, answer_start, image_tokens })
     }
 

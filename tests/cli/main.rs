@@ -5,6 +5,7 @@ mod general;
 mod generate;
 mod hostile;
 mod inspect;
+mod kill;
 mod program;
 mod report;
 mod tiny;

@@ -4,7 +4,7 @@ use crate::program::roentgen;
 use crate::tiny::Images;
 
 /// Four images with reports and a configuration for a very small model.
-fn data() -> (Images, String) {
+pub(crate) fn data() -> (Images, String) {
     let folder = Images::new();
     let case = |i: u32| {
         folder.gradient(&format!("{i}.png"), 20 + i, 24);
@@ -107,4 +107,47 @@ fn ctrl_c_leaves_a_checkpoint_to_continue_from() {
     assert!(!folder.path().join("run/model").exists());
     // Another length of the run is another run.
     roentgen(["train", &config, "--resume"]).fails(&["epochs"]);
+}
+
+#[test]
+fn data_are_checked_without_a_model() {
+    let (folder, config) = data();
+    folder.raw("3.png", b"no image");
+    let text = roentgen(["data", "check", &config]).ok().stdout;
+    assert!(text.contains("cases.jsonl:4") && text.contains("1 rows cannot be used"), "{text}");
+    let json = roentgen(["data", "check", &config, "--json"]).ok().json();
+    assert_eq!(json["parts"]["train"]["rows"], 3);
+    assert_eq!(json["bad"][0]["line"], 4);
+    // The same image under another name, in another part.
+    std::fs::copy(folder.path().join("0.png"), folder.path().join("3.png")).unwrap();
+    let rows = std::fs::read_to_string(folder.path().join("cases.jsonl")).unwrap();
+    let (first, last) = rows.split_at(rows.find("{\"id\":\"c3\"").unwrap());
+    let parted = first.to_owned() + &last.replace("train", "val");
+    folder.raw("cases.jsonl", parted.as_bytes());
+    roentgen(["data", "check", &config]).fails(&["the same image", "c0 (train) and c3 (val)"]);
+    roentgen(["train", &config]).fails(&["the same image"]);
+}
+
+#[test]
+fn a_multicare_folder_becomes_rows() {
+    let folder = Images::new();
+    folder.raw("cases.csv", b"case_id,pmcid,case_text,age,gender\nPMC1_01,PMC1,A woman.,29.0,Female\n");
+    let table = "file,patient_id,caption,generic_label\n\
+                 a.png,PMC1_01,Clear lungs.,\"['x_ray', 'thorax']\"\n\
+                 b.png,PMC1_01,A hand.,\"['x_ray', 'hand']\"\n";
+    folder.raw("captions_and_labels.csv", table.as_bytes());
+    folder.gradient("a.png", 20, 24);
+    let out = folder.path().join("rows.jsonl").display().to_string();
+    let text = roentgen(["data", "multicare", folder.name(), "--out", &out]).ok().stdout;
+    assert!(text.contains("labels do not pass the filter") && text.contains("articles"), "{text}");
+    let rows = crate::program::json_lines(&std::fs::read_to_string(&out).unwrap());
+    assert_eq!(rows.len(), 1);
+    assert_eq!((&rows[0]["age"], &rows[0]["image_path"]), (&29.0.into(), &"a.png".into()));
+    let json = roentgen(["data", "multicare", folder.name(), "--out", &out, "--labels", "x_ray", "--json"])
+        .ok()
+        .json();
+    assert_eq!(json["dropped"]["image file is not there"], 1);
+    roentgen(["data", "multicare", folder.name(), "--out", &out, "--labels", "ct"])
+        .fails(&["no row is left"]);
+    roentgen(["data", "multicare", folder.name(), "--out", &out, "--split", "1,1,1"]).fails(&["--split"]);
 }

@@ -8,14 +8,14 @@ use crate::data::Case;
 
 /// The report that says what training rows say most often (the median age): reads nothing.
 pub fn majority<'c>(training: impl IntoIterator<Item = &'c Case>) -> Report {
-    let cases: Vec<&Case> = training.into_iter().collect();
-    let mut ages: Vec<f32> = cases.iter().filter_map(|c| c.report.age).collect();
+    let reports: Vec<&Report> = training.into_iter().filter_map(|case| case.report.as_ref()).collect();
+    let mut ages: Vec<f32> = reports.iter().filter_map(|r| r.age).collect();
     ages.sort_by(f32::total_cmp);
     Report {
-        labels: most_frequent(cases.iter().map(|c| c.report.labels.clone())).unwrap_or_default(),
-        gender: most_frequent(cases.iter().filter_map(|c| c.report.gender.clone())),
+        labels: most_frequent(reports.iter().map(|r| r.labels.clone())).unwrap_or_default(),
+        gender: most_frequent(reports.iter().filter_map(|r| r.gender.clone())),
         age: ages.get(ages.len() / 2).copied(),
-        caption: most_frequent(cases.iter().filter_map(|c| c.report.caption.clone())),
+        caption: most_frequent(reports.iter().filter_map(|r| r.caption.clone())),
     }
 }
 
@@ -68,16 +68,17 @@ mod tests {
     fn case(text: &str, age: f32) -> Case {
         Case {
             id: "a".into(),
-            patient: None,
+            group: None,
             split: Split::Train,
-            image: "a.png".into(),
+            image: None,
             clinical_case: text.into(),
-            report: Report {
+            answer: String::new(),
+            report: Some(Report {
                 labels: vec!["x_ray".into()],
                 gender: Some("Male".into()),
                 age: Some(age),
                 caption: None,
-            },
+            }),
             place: Place { file: "rows.jsonl".into(), line: 1 },
         }
     }

@@ -37,16 +37,16 @@ pub enum Error {
     /// The data cannot be trained on.
     #[error("{0}")]
     Data(String),
-    /// Loss or gradient is NaN or infinite.
+    /// Loss, gradient or output is NaN or infinite. No checkpoint is written after such a step.
     #[error(
-        "step {step}: {what} is {value}; rows of this step: {}; {last_good}. Weights were not changed by this \
-         step: lower the learning rate, clip lower, or look at these rows",
+        "step {step}: {what} is {value}; rows of this step: {}; {last_good}. Lower the learning rate, clip lower, \
+         or look at these rows",
         rows.join(", ")
     )]
     NotFinite {
         /// The step, from 1.
         step: usize,
-        /// Loss or gradient norm.
+        /// Loss, gradient norm, or what came out after the step.
         what: &'static str,
         /// Its value.
         value: f64,

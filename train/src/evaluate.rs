@@ -7,7 +7,8 @@ use eval::text::TextScorer;
 use model::bundle::Bundle;
 use model::generate::{Options as Generation, generate};
 use model::image::{DecodeOptions, Image, decode_file};
-use model::prompt::report::{Field, Limit, Parsed, Report, message};
+use model::prompt::Message;
+use model::prompt::report::{Field, INSTRUCTION, Limit, Parsed, Report, question};
 use serde::Serialize;
 
 use crate::data::Case;
@@ -51,10 +52,6 @@ pub fn generate_reports<'c>(
     inputs: Inputs,
     done: &mut dyn FnMut(&Prediction),
 ) -> Result<Vec<Prediction>> {
-    let processor = bundle
-        .processor
-        .as_ref()
-        .ok_or_else(|| Error::Data(format!("{}: a text model reads no images", bundle.origin)))?;
     let options = Generation {
         max_new_tokens: LONGEST_ANSWER,
         stop_tokens: bundle.stop_tokens(),
@@ -62,21 +59,29 @@ pub fn generate_reports<'c>(
     };
     let mut predictions = Vec::new();
     for case in cases {
-        let mut image = decode_file(&case.image, &DecodeOptions::default())
-            .map_err(|e| Error::Data(format!("{}: {e}", case.id)))?;
-        if !inputs.image {
-            image = blank(image.width(), image.height());
+        let mut tiles = Vec::new();
+        if let Some(path) = &case.image {
+            let processor = bundle
+                .processor
+                .as_ref()
+                .ok_or_else(|| Error::Data(format!("{}: a text model reads no images", bundle.origin)))?;
+            let mut image = decode_file(path, &DecodeOptions::default())
+                .map_err(|e| Error::Data(format!("{}: {e}", case.id)))?;
+            if !inputs.image {
+                image = blank(image.width(), image.height());
+            }
+            tiles.push(processor.process(&image));
         }
         let text = Some(case.clinical_case.as_str()).filter(|text| inputs.case && !text.is_empty());
-        let messages = [message(text, Limit::default())];
-        let prompt = bundle.prompt(&messages, &[processor.process(&image)])?;
+        let messages = [Message::user(tiles.len(), question(INSTRUCTION, text, Limit::default()))];
+        let prompt = bundle.prompt(&messages, &tiles)?;
         let (mut answers, _) =
             generate(bundle.decoder(), Some(&bundle.tokenizer), &[prompt], &options, &mut |_, _| {
                 ControlFlow::Continue(())
             })
             .map_err(|e| bundle.explain(e))?;
         let generated = answers.pop().map(|a| a.text.trim().to_owned()).unwrap_or_default();
-        let prediction = Prediction { id: case.id.clone(), expected: case.report.format(), generated };
+        let prediction = Prediction { id: case.id.clone(), expected: case.answer.clone(), generated };
         done(&prediction);
         predictions.push(prediction);
     }

@@ -1,11 +1,10 @@
-//! `metrics.jsonl` and the loss curve.
+//! `metrics.jsonl`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use engine::weights::replace_file;
-use eval::plot::{LinePlot, Series};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -104,35 +103,6 @@ impl Metrics {
     /// All records.
     pub fn records(&self) -> &[Record] {
         &self.records
-    }
-
-    /// Draws `loss.svg`.
-    pub fn plot(&self) -> Result<()> {
-        let steps = || {
-            self.records.iter().filter_map(|r| match r {
-                Record::Step(s) => Some(s),
-                Record::Validation(_) => None,
-            })
-        };
-        let validation = || {
-            self.records.iter().filter_map(|r| match r {
-                Record::Validation(v) => Some(v),
-                Record::Step(_) => None,
-            })
-        };
-        let points: Vec<_> = steps().map(|s| (s.step as f64, s.loss)).collect();
-        let mut plot = LinePlot::new("Loss", "step", "cross-entropy per token")
-            .series(Series::new("training", points).smoothed(0.9));
-        let points: Vec<_> = validation().map(|v| (v.step as f64, v.loss)).collect();
-        if !points.is_empty() {
-            plot = plot.series(Series::new("validation", points));
-        }
-        let points: Vec<_> =
-            validation().filter_map(|v| Some((v.step as f64, v.loss_without_case?))).collect();
-        if !points.is_empty() {
-            plot = plot.series(Series::new("validation without case", points));
-        }
-        write(&self.folder.join("loss.svg"), plot.to_svg().as_bytes())
     }
 }
 

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use engine::weights::Weights;
 use engine::{DType, Device, Tensor};
+use model::bundle::{Network, network};
 use model::config::{Config, GenerationConfig, PreprocessorConfig};
 use model::loader::Loader;
-use model::prompt::report::{INSTRUCTION, Limit, question};
-use model::prompt::{ChatTemplate, END_OF_UTTERANCE, FAKE, GLOBAL, IMAGE, SMOLVLM_TEMPLATE};
-use model::smolvlm::SmolVlm;
+use model::prompt::{ChatTemplate, END_OF_UTTERANCE, FAKE, GLOBAL, IMAGE, PromptEncoder};
 use model::tokenizer::{Tokenizer, train_bpe};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::config::{ModelSection, TextSizes, TrainConfig, VisionSizes};
+use crate::config::{ImageSection, ModelSection, TextSizes, TrainConfig, VisionSizes};
 use crate::data::{Cases, Split};
 use crate::error::{Error, Result};
 
@@ -23,18 +22,23 @@ pub struct Setup {
     pub config: Config,
     /// Vocabulary.
     pub tokenizer: Tokenizer,
-    /// Jinja text of the chat template.
-    pub template: String,
-    /// Images to tiles.
-    pub preprocessor: PreprocessorConfig,
+    /// Messages to text.
+    pub template: ChatTemplate,
+    /// Images to tiles; `None` for a decoder alone.
+    pub preprocessor: Option<PreprocessorConfig>,
     /// The network; its parameters are f32 leaves.
-    pub model: SmolVlm,
-    /// The parameters with their names.
+    pub network: Network,
+    /// All parameters with their names.
     pub parameters: Vec<(String, Tensor)>,
+    /// The tower and the connector are left out of [`Self::trained`].
+    freeze_vision: bool,
 }
 
 const START: &str = "<|im_start|>";
 const PAD: &str = "<|im_end|>";
+
+/// What an image goes through before the decoder.
+const VISION: [&str; 2] = ["model.vision_model.", "model.connector."];
 
 impl Setup {
     /// Builds what the configuration asks for. A vocabulary that is to be learned is learned from the training
@@ -47,14 +51,17 @@ impl Setup {
     }
 
     fn from_folder(run: &TrainConfig, folder: &Path, device: &Device) -> Result<Self> {
+        if !folder.is_dir() {
+            return Err(no_folder(folder));
+        }
         let config = Config::from_file(folder.join("config.json"))?;
         let path = folder.join("preprocessor_config.json");
-        let preprocessor = if path.is_file() {
-            PreprocessorConfig::from_file(&path)?
-        } else {
-            PreprocessorConfig::with_tile_edge(tile_edge(&config)?)
+        let preprocessor = match &config.image {
+            None => None,
+            Some(_) if path.is_file() => Some(PreprocessorConfig::from_file(&path)?),
+            Some(image) => Some(PreprocessorConfig::with_tile_edge(image.vision.image_size)),
         };
-        let template = template_text(folder)?;
+        let template = ChatTemplate::from_folder(folder)?.unwrap_or_else(ChatTemplate::smolvlm);
         // The end of an answer is generation's business; a broken file should not wait until then.
         let generation = folder.join("generation_config.json");
         if generation.is_file() {
@@ -62,14 +69,8 @@ impl Setup {
         }
         let loader =
             Loader::from_weights(Arc::new(Weights::open(folder)?), Some(DType::F32), device).trainable();
-        Self::assemble(
-            run,
-            config,
-            Tokenizer::from_file(folder.join("tokenizer.json"))?,
-            template,
-            preprocessor,
-            &loader,
-        )
+        let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
+        Self::assemble(run, config, tokenizer, template, preprocessor, &loader)
     }
 
     fn from_scratch(run: &TrainConfig, cases: &Cases, kept: &Path, device: &Device) -> Result<Self> {
@@ -82,12 +83,14 @@ impl Setup {
             Some(file) => Config::from_file(file)?,
             None => sizes(&run.model, &tokenizer)?,
         };
-        let mut preprocessor = PreprocessorConfig::with_tile_edge(tile_edge(&config)?);
-        preprocessor.do_image_splitting = false;
-        preprocessor.longest_edge = preprocessor.tile_edge;
+        let preprocessor = config.image.as_ref().map(|image| {
+            let edge = image.vision.image_size;
+            let whole = PreprocessorConfig::with_tile_edge(edge);
+            PreprocessorConfig { do_image_splitting: false, longest_edge: edge, ..whole }
+        });
         let loader = Loader::random(run.seed, DType::F32, device).trainable();
-        let setup =
-            Self::assemble(run, config, tokenizer, SMOLVLM_TEMPLATE.to_owned(), preprocessor, &loader)?;
+        let template = ChatTemplate::smolvlm();
+        let setup = Self::assemble(run, config, tokenizer, template, preprocessor, &loader)?;
         let scale = (run.model.init_std / f64::from(model::nn::INIT_STD)) as f32;
         if scale != 1.0 {
             // Matrices are drawn with the library's deviation; vectors are the constants of norms and biases.
@@ -103,21 +106,25 @@ impl Setup {
         run: &TrainConfig,
         config: Config,
         tokenizer: Tokenizer,
-        template: String,
-        mut preprocessor: PreprocessorConfig,
+        template: ChatTemplate,
+        mut preprocessor: Option<PreprocessorConfig>,
         loader: &Loader,
     ) -> Result<Self> {
-        if let Some(splitting) = run.image.splitting {
-            preprocessor.do_image_splitting = splitting;
-        }
-        if let Some(edge) = run.image.longest_edge {
-            preprocessor.longest_edge = edge;
-        }
-        preprocessor.validate("[image]")?;
-        if preprocessor.do_image_splitting && !run.image.augmentation.is_none() {
-            let reason = "`image.augmentation` changes each tile by itself and would tear an image that is \
-                split; set `image.splitting = false` or leave it out";
-            return Err(Error::config("[image]", reason));
+        if let Some(preprocessor) = &mut preprocessor {
+            if let Some(splitting) = run.image.splitting {
+                preprocessor.do_image_splitting = splitting;
+            }
+            if let Some(edge) = run.image.longest_edge {
+                preprocessor.longest_edge = edge;
+            }
+            preprocessor.validate("[image]")?;
+            if preprocessor.do_image_splitting && !run.image.augmentation.is_none() {
+                let reason = "`image.augmentation` changes each tile by itself and would tear an image that is \
+                    split; set `image.splitting = false` or leave it out";
+                return Err(Error::config("[image]", reason));
+            }
+        } else if run.image != ImageSection::default() {
+            return Err(Error::config("[image]", "a decoder alone reads no images; leave the section out"));
         }
         if tokenizer.vocab_size() > config.text.vocab_size {
             let reason = format!(
@@ -127,14 +134,66 @@ impl Setup {
             );
             return Err(Error::config("[tokenizer]", reason));
         }
-        let mut model = SmolVlm::load(loader, &config)?;
-        model.set_checkpointing(run.training.checkpointing);
-        Ok(Self { parameters: loader.given(), config, tokenizer, template, preprocessor, model })
+        let mut network = network(loader, &config)?;
+        network.set_checkpointing(run.training.checkpointing);
+        let freeze_vision = run.model.freeze_vision;
+        Ok(Self {
+            parameters: loader.given(),
+            config,
+            tokenizer,
+            template,
+            preprocessor,
+            network,
+            freeze_vision,
+        })
     }
 
-    /// The template, ready to render.
-    pub fn chat_template(&self) -> Result<ChatTemplate> {
-        Ok(ChatTemplate::new(&self.template, "chat template")?)
+    /// An encoder of messages for this model.
+    ///
+    /// # Errors
+    /// If the tokenizer is not the model's.
+    pub fn encoder(&self) -> Result<PromptEncoder<'_>> {
+        Ok(match &self.config.image {
+            Some(image) => PromptEncoder::new(&self.tokenizer, &self.template, image)?,
+            None => {
+                let encoder = PromptEncoder::text_only(&self.tokenizer, &self.template);
+                match self.tokenizer.special_id(END_OF_UTTERANCE) {
+                    Some(_) => encoder,
+                    None => encoder.ending_with(self.end_id()?),
+                }
+            }
+        })
+    }
+
+    /// The token that ends an answer: `<end_of_utterance>`, else the first end of a text in `config.json`.
+    ///
+    /// # Errors
+    /// If there is neither.
+    pub fn end_id(&self) -> Result<u32> {
+        let end = self.tokenizer.special_id(END_OF_UTTERANCE);
+        end.or_else(|| self.config.eos_token_ids.first().copied()).ok_or_else(|| {
+            Error::Data(format!(
+                "neither has the tokenizer a special token `{END_OF_UTTERANCE}` nor config.json an eos_token_id: \
+                 nothing can end an answer"
+            ))
+        })
+    }
+
+    /// The parameters that the optimiser changes.
+    pub fn trained(&self) -> Vec<(String, Tensor)> {
+        let frozen = |name: &str| self.freeze_vision && is_vision(name);
+        self.parameters.iter().filter(|(name, _)| !frozen(name)).cloned().collect()
+    }
+
+    /// Parameters that an image goes through before the decoder.
+    pub fn vision_parameters(&self) -> impl Iterator<Item = &(String, Tensor)> {
+        self.parameters.iter().filter(|(name, _)| is_vision(name))
+    }
+
+    /// Whether an image always gives the same features: the model has a tower, and no parameter of it or of the
+    /// connector is trained.
+    pub fn vision_is_frozen(&self) -> bool {
+        self.network.vision_language().is_some() && !self.trained().iter().any(|(name, _)| is_vision(name))
     }
 
     /// Parameters in all.
@@ -153,29 +212,27 @@ impl Setup {
     }
 }
 
-fn tile_edge(config: &Config) -> Result<usize> {
-    Ok(config.vision_language("config.json")?.vision.image_size)
+fn is_vision(name: &str) -> bool {
+    VISION.iter().any(|part| name.contains(part))
 }
 
-/// Text of a folder's template, else the built-in rule.
-fn template_text(folder: &Path) -> Result<String> {
-    for name in ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"] {
-        let path = folder.join(name);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(Error::io(&path, "read", e)),
-        };
-        if name == "chat_template.jinja" {
-            return Ok(text);
-        }
-        let json: serde_json::Value = serde_json::from_str(&text)
-            .map_err(|e| Error::config(&path.display().to_string(), e.to_string()))?;
-        if let Some(template) = json["chat_template"].as_str() {
-            return Ok(template.to_owned());
-        }
-    }
-    Ok(SMOLVLM_TEMPLATE.to_owned())
+/// What to say of a `model.folder` that is none.
+fn no_folder(path: &Path) -> Error {
+    let name = path.display();
+    let gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    Error::config(
+        "[model]",
+        match (path.is_file(), gguf) {
+            (true, true) => format!(
+                "`folder`: {name} is a GGUF file, which is made to be run and not trained; make a folder in Hugging \
+             Face layout of it with `roentgen convert`"
+            ),
+            (true, false) => format!("`folder`: {name} is a file; give the folder that it is in"),
+            (false, _) => {
+                format!("`folder`: {name} is not there; give a model's folder in Hugging Face layout")
+            }
+        },
+    )
 }
 
 /// A byte-level BPE of everything that the training rows say, prompts included.
@@ -188,10 +245,9 @@ fn learn_vocabulary(run: &TrainConfig, cases: &Cases, size: usize) -> Result<Tok
     let mut specials = vec!["<|endoftext|>", START, PAD, FAKE, IMAGE, GLOBAL, END_OF_UTTERANCE];
     specials.extend(tags.iter().map(String::as_str));
     let texts = cases.of(Split::Train).map(|case| {
-        let text = Some(case.clinical_case.as_str());
-        let question = question(INSTRUCTION, text, Limit::Case(run.data.case_limit));
+        let question = run.data.question(Some(&case.clinical_case));
         // The words that the template adds stand in every prompt too.
-        format!("User:{question}\nAssistant: {}", case.report.format())
+        format!("User:{question}\nAssistant: {}", case.answer)
     });
     let json = train_bpe(texts, size, &specials)?;
     Ok(Tokenizer::from_json(json, "learned vocabulary")?)
@@ -199,25 +255,9 @@ fn learn_vocabulary(run: &TrainConfig, cases: &Cases, size: usize) -> Result<Tok
 
 /// A configuration by the sizes of the run's file.
 fn sizes(section: &ModelSection, tokenizer: &Tokenizer) -> Result<Config> {
-    let (Some(vision), Some(text)) = (&section.vision, &section.text) else {
-        return Err(Error::config("[model]", "sizes need both `vision` and `text`"));
+    let Some(text) = &section.text else {
+        return Err(Error::config("[model]", "sizes need `text`"));
     };
-    let VisionSizes {
-        image_size,
-        patch_size,
-        hidden_size,
-        intermediate_size,
-        num_hidden_layers,
-        num_attention_heads,
-    } = vision.clone();
-    let vision = json!({
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
-        "num_hidden_layers": num_hidden_layers,
-        "num_attention_heads": num_attention_heads,
-    });
     let TextSizes {
         hidden_size,
         intermediate_size,
@@ -239,16 +279,48 @@ fn sizes(section: &ModelSection, tokenizer: &Tokenizer) -> Result<Config> {
         "rope_theta": rope_theta,
         "max_position_embeddings": max_position_embeddings,
     });
-    let whole = json!({
-        "model_type": "idefics3",
-        "scale_factor": section.scale_factor,
+    let mut whole = json!({
         "tie_word_embeddings": section.tie_word_embeddings,
-        "image_token_id": tokenizer.special_id(IMAGE),
         "bos_token_id": tokenizer.special_id(START),
         "eos_token_id": tokenizer.special_id(END_OF_UTTERANCE),
         "pad_token_id": tokenizer.special_id(PAD),
-        "vision_config": vision,
-        "text_config": text,
     });
+    let Some(vision) = &section.vision else {
+        whole["model_type"] = "llama".into();
+        merge(&mut whole, text);
+        return Ok(Config::from_json(&whole.to_string(), "[model]")?);
+    };
+    let VisionSizes {
+        image_size,
+        patch_size,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        num_attention_heads,
+    } = vision.clone();
+    merge(
+        &mut whole,
+        json!({
+            "model_type": "idefics3",
+            "scale_factor": section.scale_factor,
+            "image_token_id": tokenizer.special_id(IMAGE),
+            "vision_config": {
+                "image_size": image_size,
+                "patch_size": patch_size,
+                "hidden_size": hidden_size,
+                "intermediate_size": intermediate_size,
+                "num_hidden_layers": num_hidden_layers,
+                "num_attention_heads": num_attention_heads,
+            },
+            "text_config": text,
+        }),
+    );
     Ok(Config::from_json(&whole.to_string(), "[model]")?)
+}
+
+/// Puts the keys of the object `more` into the object `into`.
+pub(crate) fn merge(into: &mut Value, mut more: Value) {
+    if let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object_mut()) {
+        into.append(more);
+    }
 }

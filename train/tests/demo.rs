@@ -53,7 +53,7 @@ fn the_stated_scores_are_the_models() {
         let rule = |case: &Case| if reads { copied(case, &rest) } else { rest.clone() };
         let predict = |case: &Case| Prediction {
             id: case.id.clone(),
-            expected: case.report.format(),
+            expected: case.answer.clone(),
             generated: rule(case).format(),
         };
         let predictions: Vec<_> = cases.of(Split::Test).map(predict).collect();

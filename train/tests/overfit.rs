@@ -37,7 +37,7 @@ fn four_rows_are_learned_and_the_export_says_them() {
     assert!(blind.iter().all(|p| p.generated == blind[0].generated));
     assert!(score(&scorer, &blind).unwrap().findings.f1 <= 0.25);
     assert_eq!(majority(&cases.cases).age, Some(41.0));
-    assert!(folder.path().join("run/loss.svg").is_file());
+    assert!(folder.path().join("run/index.html").is_file());
 }
 
 /// The two averages of an accumulated batch differ where micro-batches count different numbers of tokens.

@@ -26,7 +26,7 @@ fn until(step: usize, config: &TrainConfig, resume: bool) -> Summary {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    run(config, &Options { resume, stop: Some(&stop), on_step: Some(&seen), progress: false }).unwrap()
+    run(config, &Options { resume, stop: Some(&stop), on_step: Some(&seen), ..Options::default() }).unwrap()
 }
 
 fn weights(folder: &Path) -> Vec<u8> {

@@ -84,6 +84,18 @@ impl Idefics3Processor {
     }
 }
 
+impl Idefics3Processor {
+    /// Tiles whose bytes are already there, `[tiles, channels, edge, edge]` as [`Tiles::bytes`] gives them;
+    /// `None` if there are not as many as `grid` and `channels` (1 or 3) ask for.
+    pub fn tiles_of(&self, grid: Grid, channels: usize, bytes: Vec<u8>) -> Option<Tiles<'_>> {
+        let edge = self.config.tile_edge;
+        let count = grid.rows.checked_mul(grid.cols)?.checked_add(1)?;
+        let length = count.checked_mul(channels)?.checked_mul(edge * edge)?;
+        let fits = matches!(channels, 1 | 3) && bytes.len() == length;
+        fits.then_some(Tiles { grid, edge, channels, bytes, table: &self.table })
+    }
+}
+
 fn to_size(image: Cow<'_, Image>, (width, height): (usize, usize)) -> Cow<'_, Image> {
     if (image.width, image.height) == (width, height) {
         return image;
@@ -149,6 +161,16 @@ impl Tiles<'_> {
     /// Number of tiles with the global image.
     pub fn count(&self) -> usize {
         self.grid.tiles()
+    }
+
+    /// Planes of a tile: 1 where the image is grey, else 3.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// `[tiles, channels, edge, edge]`.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// Shape of the normalised pixels: `[tiles, 3, edge, edge]`.

@@ -21,6 +21,7 @@ const FUEL: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    text: String,
     origin: String,
     /// Content is handed over as a list of items rather than as one string.
     lists: bool,
@@ -51,33 +52,51 @@ impl ChatTemplate {
         });
         environment.add_template_owned("chat", template.to_owned()).map_err(|e| failed(origin, &e))?;
         let lists = ["'type'", "\"type\"", ".type"].iter().any(|access| template.contains(access));
-        Ok(Self { environment, origin: origin.into(), lists })
+        Ok(Self { environment, text: template.into(), origin: origin.into(), lists })
     }
 
-    /// The template of a model's folder: `chat_template.jinja`, else the `chat_template` of
-    /// `chat_template.json` or of `tokenizer_config.json`. `None` if there is none.
+    /// Its Jinja text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The template among the files of a model: `chat_template.jinja`, else the `chat_template` of
+    /// `chat_template.json` or of `tokenizer_config.json`. `None` if there is none. `read` gives a file's text,
+    /// `None` where there is no such file; `path` names it in errors.
+    ///
+    /// # Errors
+    /// If `read` fails, or what a file has is no template.
+    pub fn find<E: From<PromptError>>(
+        read: impl Fn(&str) -> Result<Option<String>, E>,
+        path: impl Fn(&str) -> String,
+    ) -> Result<Option<Self>, E> {
+        for name in ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"] {
+            let Some(text) = read(name)? else { continue };
+            let origin = path(name);
+            let is_json = Path::new(name).extension().is_some_and(|extension| extension == "json");
+            let template = if is_json { from_json(&text, &origin)? } else { Some(text) };
+            if let Some(template) = template {
+                return Ok(Some(Self::new(&template, &origin)?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// [`Self::find`] in a folder.
     ///
     /// # Errors
     /// If a file cannot be read, or what it has is no template.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Option<Self>, PromptError> {
-        let folder = folder.as_ref();
-        for name in ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"] {
-            let path = folder.join(name);
-            let origin = path.display().to_string();
-            let text = match std::fs::read_to_string(&path) {
-                Ok(text) => text,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => {
-                    return Err(PromptError::Template { origin, reason: format!("cannot be read: {e}") });
-                }
-            };
-            let is_json = path.extension().is_some_and(|extension| extension == "json");
-            let template = if is_json { from_json(&text, &origin)? } else { Some(text) };
-            if let Some(template) = template {
-                return Self::new(&template, &origin).map(Some);
+        let path = |name: &str| folder.as_ref().join(name);
+        let origin = |name: &str| path(name).display().to_string();
+        let read = |name: &str| match std::fs::read_to_string(path(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => {
+                Err(PromptError::Template { origin: origin(name), reason: format!("cannot be read: {e}") })
             }
-        }
-        Ok(None)
+        };
+        Self::find(read, origin)
     }
 
     /// Writes `messages`; with `add_generation_prompt`, up to where the assistant is to speak.

@@ -1,6 +1,7 @@
 //! The file that describes a run. Every default is that of the SmolVLM report paper's notebook (spec smolvlm §7)
 //! where it has one.
 
+mod data;
 mod sections;
 mod suggest;
 
@@ -9,13 +10,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use data::{DataSection, IdLists, LimitOver, SplitShares};
+pub(crate) use data::{EXPECTED_OUTPUT, group_by};
 pub use sections::{
-    Augmentation, DataSection, IdLists, ImageSection, LossOver, LossSection, ModelSection, Normalisation,
-    OptimizerSection, Precision, ScheduleSection, TextSizes, TokenizerSection, TrainingSection, VisionSizes,
-    WeightDType,
+    Augmentation, ImageSection, LossOver, LossSection, ModelSection, Normalisation, OptimizerSection,
+    Precision, ScheduleSection, TextSizes, TokenizerSection, TrainingSection, VisionSizes, WeightDType,
 };
 
-/// A whole run. Relative paths are relative to the file's folder, those of `[data]` to `data.root`.
+/// A whole run. Relative paths are relative to the file's folder, those of `[data]` (but `data.cache`) to
+/// `data.root`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
@@ -106,7 +109,9 @@ impl TrainConfig {
         let join = |path: &mut PathBuf| *path = folder.join(&*path);
         join(&mut self.out);
         join(&mut self.data.root);
-        for path in [&mut self.model.config, &mut self.model.folder, &mut self.tokenizer.file] {
+        let paths =
+            [&mut self.model.config, &mut self.model.folder, &mut self.tokenizer.file, &mut self.data.cache];
+        for path in paths {
             path.iter_mut().for_each(join);
         }
     }
@@ -118,8 +123,11 @@ impl TrainConfig {
         if sources.iter().filter(|s| **s).count() != 1 {
             return wrong("model", "give one of `folder`, `config`, or `vision` and `text` with sizes");
         }
-        if m.vision.is_some() != m.text.is_some() {
-            return wrong("model", "sizes need both `vision` and `text`");
+        if m.vision.is_some() && m.text.is_none() {
+            return wrong(
+                "model",
+                "`vision` sizes need `text` sizes too (`text` alone makes a decoder alone)",
+            );
         }
         if m.folder.is_some() && (self.tokenizer.file.is_some() || self.tokenizer.vocab_size.is_some()) {
             return wrong("tokenizer", "a model from a folder has its own; leave the section out");
@@ -130,12 +138,21 @@ impl TrainConfig {
         if self.data.files.is_empty() {
             return wrong("data.files", "is empty; name at least one JSON Lines file");
         }
+        if self.data.lists.is_some() && self.data.split.is_some() {
+            return wrong("data", "give `lists` or `split`, not both");
+        }
+        if self.data.split.as_ref().is_some_and(|s| !s.is_valid()) {
+            return wrong("data.split", "`train`, `validation` and `test` are shares that sum to 1");
+        }
         let t = &self.training;
         for (key, value) in [
             ("training.batch_size", t.batch_size),
             ("training.accumulation", t.accumulation),
             ("training.epochs", t.epochs),
             ("training.keep_checkpoints", t.keep_checkpoints),
+            ("training.sample_tokens", t.sample_tokens),
+            ("data.case_limit", self.data.case_limit),
+            ("data.prefetch", self.data.prefetch),
         ] {
             if value == 0 {
                 return wrong(key, "must be at least 1");
@@ -170,9 +187,14 @@ impl TrainConfig {
 
     /// Keys whose values differ from `other`'s, beside those that do not change what is computed.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
-        const HARMLESS: [&str; 6] = [
+        const HARMLESS: [&str; 11] = [
             "out",
             "data.root",
+            "data.cache",
+            "data.workers",
+            "data.prefetch",
+            "training.sample_count",
+            "training.sample_tokens",
             "training.validate_every",
             "training.checkpoint_every",
             "training.keep_checkpoints",

@@ -18,7 +18,7 @@ pub enum Precision {
 }
 
 /// What is trained: a `folder` in Hugging Face layout, or a model from scratch by its `config` file or by
-/// `vision` and `text` sizes.
+/// `vision` and `text` sizes (`text` alone for a decoder alone).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
@@ -37,6 +37,10 @@ pub struct ModelSection {
     /// Standard deviation of fresh weight matrices; norms start at 1, biases at 0.
     #[serde(default = "init_std")]
     pub init_std: f64,
+    /// The vision tower and the connector keep their weights. With augmentation off, each image then goes through
+    /// them once and its features are kept on the disk.
+    #[serde(default)]
+    pub freeze_vision: bool,
     /// Sizes of the vision tower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<VisionSizes>,
@@ -113,51 +117,6 @@ pub struct TokenizerSection {
     /// Most entries of a byte-level BPE learned from the training rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vocab_size: Option<usize>,
-}
-
-/// Rows of JSON Lines files.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSection {
-    /// Where relative paths of this section start; itself relative to the configuration's folder.
-    #[serde(default)]
-    pub root: PathBuf,
-    /// The files. An `image_path` in one is relative to its folder.
-    pub files: Vec<PathBuf>,
-    /// The field that says to which part a row belongs: `train`, `val` (or `validation`), `test`.
-    #[serde(default = "split_field")]
-    pub split_field: String,
-    /// Lists of ids instead of the field; a row in no list belongs to no part.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lists: Option<IdLists>,
-    /// Scalar values of the clinical case that are kept.
-    #[serde(default = "case_limit")]
-    pub case_limit: usize,
-    /// Share of the training samples whose clinical case is left out, drawn anew in every epoch.
-    #[serde(default)]
-    pub case_dropout: f64,
-}
-
-fn split_field() -> String {
-    "split".into()
-}
-
-const fn case_limit() -> usize {
-    model::prompt::report::CASE_LIMIT
-}
-
-/// Files with one id a line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdLists {
-    /// Trained on.
-    pub train: PathBuf,
-    /// Watched during training.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation: Option<PathBuf>,
-    /// Kept for the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub test: Option<PathBuf>,
 }
 
 /// How images are cut. What is not given comes from the model's folder; from scratch: no splitting.
@@ -308,6 +267,10 @@ pub struct TrainingSection {
     pub checkpoint_every: usize,
     /// Checkpoints kept; older ones are removed.
     pub keep_checkpoints: usize,
+    /// Reports that are generated at each measurement of the validation loss and shown in the run's page; 0: none.
+    pub sample_count: usize,
+    /// Most tokens of such a report.
+    pub sample_tokens: usize,
     /// Element type of the exported model.
     pub export_dtype: WeightDType,
 }
@@ -323,6 +286,8 @@ impl Default for TrainingSection {
             validate_every: 0,
             checkpoint_every: 0,
             keep_checkpoints: 2,
+            sample_count: 4,
+            sample_tokens: 256,
             export_dtype: WeightDType::Bf16,
         }
     }

@@ -1,11 +1,11 @@
 //! Order of the rows, and micro-batches.
 
-use engine::{Device, Rng, Tensor};
+use engine::Rng;
 use model::prompt::Example;
 
 pub use model::loss::IGNORE;
 
-use super::sample::Sample;
+use super::sample::{Reader, Sample, Sight};
 use crate::config::{Augmentation, LossOver};
 use crate::error::Result;
 
@@ -29,15 +29,15 @@ pub fn order(seed: u64, epoch: usize, rows: usize) -> Vec<usize> {
 }
 
 /// Several samples, padded on the right to one length.
-pub struct Batch {
+pub struct Batch<'p> {
     /// `[rows, length]`.
     pub ids: Vec<u32>,
     /// Real tokens of each row.
     pub lengths: Vec<usize>,
     /// As `ids`: the token itself where it counts, [`IGNORE`] elsewhere (not shifted).
     pub labels: Vec<i32>,
-    /// Normalised pixels `[tiles, 3, edge, edge]` of all rows, f32.
-    pub pixels: Tensor,
+    /// The images of the rows that have one, in order.
+    pub sights: Vec<Sight<'p>>,
 }
 
 /// How a batch is made.
@@ -45,8 +45,8 @@ pub struct Batch {
 pub struct Collation {
     /// Fills shorter rows.
     pub pad_id: u32,
-    /// The place of an image feature; never counts.
-    pub image_id: u32,
+    /// The place of an image feature, which never counts; `None` for a decoder alone.
+    pub image_id: Option<u32>,
     /// Which tokens count.
     pub loss: LossOver,
 }
@@ -75,7 +75,7 @@ impl Variation {
 
 impl Collation {
     /// Targets of the training samples `rows`, varied: what their batches will count, before they are made.
-    pub fn counted(&self, samples: &[Sample<'_>], rows: &[usize], variation: &Variation) -> usize {
+    pub fn counted(&self, samples: &[Sample], rows: &[usize], variation: &Variation) -> usize {
         let count = |&row: &usize| {
             let example = samples[row].example(variation.draw(row).1);
             // The first token of a row is predicted by nothing.
@@ -90,45 +90,46 @@ impl Collation {
             LossOver::Answer => example.answer_start,
         };
         let id = example.ids[i];
-        i >= start && id != self.image_id && id != self.pad_id
+        i >= start && Some(id) != self.image_id && id != self.pad_id
     }
 
     /// Training samples `rows` of `samples`, varied.
-    pub fn vary(
+    ///
+    /// # Errors
+    /// If an image cannot be read any more.
+    pub fn vary<'p>(
         &self,
-        samples: &[Sample<'_>],
+        reader: &Reader<'p>,
+        samples: &[Sample],
         rows: &[usize],
         variation: &Variation,
-        device: &Device,
-    ) -> Result<Batch> {
-        let chosen = rows.iter().map(|&row| {
+    ) -> Result<Batch<'p>> {
+        let (mut examples, mut sights) = (Vec::new(), Vec::new());
+        for &row in rows {
             let (mut rng, with_case) = variation.draw(row);
-            let sample = &samples[row];
-            (sample, with_case, sample.pixels(&variation.augmentation, &mut rng))
-        });
-        self.gather(chosen, device)
+            examples.push(samples[row].example(with_case));
+            sights.extend(reader.sight(&samples[row], Some((&variation.augmentation, &mut rng)))?);
+        }
+        Ok(self.gather(&examples, sights))
     }
 
     /// Samples as they are, all with or all without their clinical case.
-    pub fn plain(&self, samples: &[Sample<'_>], with_case: bool, device: &Device) -> Result<Batch> {
-        self.gather(samples.iter().map(|s| (s, with_case, s.tiles().normalised())), device)
+    ///
+    /// # Errors
+    /// As [`Self::vary`].
+    pub fn plain<'p>(&self, reader: &Reader<'p>, samples: &[Sample], with_case: bool) -> Result<Batch<'p>> {
+        let examples: Vec<_> = samples.iter().map(|sample| sample.example(with_case)).collect();
+        let mut sights = Vec::new();
+        for sample in samples {
+            sights.extend(reader.sight(sample, None)?);
+        }
+        Ok(self.gather(&examples, sights))
     }
 
-    fn gather<'s>(
-        &self,
-        chosen: impl Iterator<Item = (&'s Sample<'s>, bool, Vec<f32>)>,
-        device: &Device,
-    ) -> Result<Batch> {
-        let (mut examples, mut pixels, mut tiles, mut edge) = (Vec::new(), Vec::new(), 0, 0);
-        for (sample, with_case, values) in chosen {
-            examples.push(sample.example(with_case));
-            tiles += sample.tiles().count();
-            edge = sample.tiles().edge();
-            pixels.extend(values);
-        }
+    fn gather<'p>(&self, examples: &[&Example], sights: Vec<Sight<'p>>) -> Batch<'p> {
         let longest = examples.iter().map(|e| e.ids.len()).max().unwrap_or(0);
         let (mut ids, mut labels) = (Vec::new(), Vec::new());
-        for example in &examples {
+        for example in examples {
             ids.extend(&example.ids);
             let label = |(i, &id): (usize, &u32)| if self.counts(example, i) { id as i32 } else { IGNORE };
             labels.extend(example.ids.iter().enumerate().map(label));
@@ -137,12 +138,11 @@ impl Collation {
             labels.extend(std::iter::repeat_n(IGNORE, padding));
         }
         let lengths = examples.iter().map(|e| e.ids.len()).collect();
-        let pixels = Tensor::from_slice(&pixels, &[tiles, 3, edge, edge], device)?;
-        Ok(Batch { ids, lengths, labels, pixels })
+        Batch { ids, lengths, labels, sights }
     }
 }
 
-impl Batch {
+impl Batch<'_> {
     /// Rows.
     pub fn rows(&self) -> usize {
         self.lengths.len()
@@ -190,7 +190,7 @@ mod tests {
             ids: vec![9; 12],
             lengths: vec![5, 4],
             labels: vec![-100, -100, 3, 4, 5, -100, 1, 2, 10, 0, -100, -100],
-            pixels: Tensor::zeros(&[0], engine::DType::F32, &Device::cpu()).unwrap(),
+            sights: Vec::new(),
         };
         let (at, labels) = batch.targets();
         assert_eq!(at, [1, 2, 3, 6, 7, 8]);

@@ -4,43 +4,44 @@
 
 pub mod augment;
 pub mod batch;
+mod check;
+pub mod features;
+pub mod images;
+pub mod multicare;
+pub mod parallel;
+mod row;
 pub mod sample;
+pub mod split;
+pub mod store;
 
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 
 use model::prompt::report::Report;
-use serde_json::{Map, Value};
 
 use crate::config::DataSection;
 use crate::error::{Error, Result};
+pub use check::{Check, Part, check};
+pub use split::Split;
 
-/// To which part of the data a row belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// Trained on.
-    Train,
-    /// Watched during training.
-    Validation,
-    /// Kept for the end.
-    Test,
-}
-
-/// One row: an image, the clinical case, and the report that is expected.
+/// One row: an image, the clinical case, and the answer that is expected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
-    /// Unique among all files.
+    /// Unique among all files: the row's `id`, else file and line.
     pub id: String,
     /// The patient or article, where the row says so; never in two parts.
-    pub patient: Option<String>,
+    pub group: Option<String>,
     /// Its part.
     pub split: Split,
-    /// The image file.
-    pub image: PathBuf,
+    /// The image file; `None` for a row of text alone.
+    pub image: Option<PathBuf>,
     /// What was known before; may be empty.
     pub clinical_case: String,
     /// The expected answer.
-    pub report: Report,
+    pub answer: String,
+    /// The same as a structured report, where it is one.
+    pub report: Option<Report>,
     /// File and line, from 1.
     pub place: Place,
 }
@@ -54,6 +55,12 @@ pub struct Place {
     pub line: usize,
 }
 
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
 /// A row that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRow {
@@ -65,7 +72,7 @@ pub struct BadRow {
 
 impl std::fmt::Display for BadRow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}: {}", self.place.file.display(), self.place.line, self.reason)
+        write!(f, "{}: {}", self.place, self.reason)
     }
 }
 
@@ -74,7 +81,7 @@ impl std::fmt::Display for BadRow {
 pub struct Cases {
     /// Good ones, in the order of the files.
     pub cases: Vec<Case>,
-    /// Bad ones, in the same order.
+    /// Bad ones, by file and line.
     pub bad: Vec<BadRow>,
     /// Rows that are in no list of ids.
     pub unlisted: usize,
@@ -84,84 +91,54 @@ impl Cases {
     /// Reads all files of the section.
     ///
     /// # Errors
-    /// If a file cannot be read, no row is good, or a patient is in two parts.
+    /// If a file cannot be read, no row is good, or a patient or article is in two parts.
     pub fn read(section: &DataSection) -> Result<Self> {
-        let lists = section.lists.as_ref().map(|lists| {
-            let mut parts = HashMap::new();
-            let files = [
-                (Some(&lists.train), Split::Train),
-                (lists.validation.as_ref(), Split::Validation),
-                (lists.test.as_ref(), Split::Test),
-            ];
-            for (file, split) in files {
-                let Some(file) = file else { continue };
-                let path = section.root.join(file);
-                let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-                for id in text.lines().map(str::trim).filter(|id| !id.is_empty()) {
-                    if parts.insert(id.to_owned(), split).is_some_and(|other| other != split) {
-                        return Err(Error::Data(format!("{}: `{id}` is in two lists", path.display())));
-                    }
-                }
-            }
-            Ok(parts)
-        });
-        let lists = lists.transpose()?;
+        let parts = split::Parts::new(section)?;
         let mut all = Self::default();
         let mut seen: HashMap<String, Place> = HashMap::new();
         for file in &section.files {
             let path = section.root.join(file);
-            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, "read", e))?;
-            for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let place = Place { file: path.clone(), line: i + 1 };
-                match row(line, &place, section, lists.as_ref()) {
+            let failed = |e| Error::io(&path, "read", e);
+            let mut reader = BufReader::new(std::fs::File::open(&path).map_err(failed)?);
+            let mut line = Vec::new();
+            for number in 1.. {
+                line.clear();
+                if reader.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+                    break;
+                }
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                let place = Place { file: path.clone(), line: number };
+                let bad = |reason| BadRow { place: place.clone(), reason };
+                match row::parse(&line, &place, section, &parts) {
                     Ok(None) => all.unlisted += 1,
-                    Ok(Some(case)) => {
-                        if let Some(first) = seen.get(&case.id) {
-                            let at = format!("{}:{}", first.file.display(), first.line);
-                            let reason = format!("the id `{}` is already at {at}", case.id);
-                            all.bad.push(BadRow { place, reason });
-                        } else {
+                    Ok(Some(case)) => match seen.get(&case.id) {
+                        Some(first) => {
+                            all.bad.push(bad(format!("the id `{}` is already at {first}", case.id)))
+                        }
+                        None => {
                             seen.insert(case.id.clone(), place);
                             all.cases.push(case);
                         }
-                    }
-                    Err(reason) => all.bad.push(BadRow { place, reason }),
+                    },
+                    Err(reason) => all.bad.push(bad(reason)),
                 }
             }
         }
         if all.cases.is_empty() {
             return Err(all_bad(&all.bad));
         }
-        all.refuse_leaks()?;
+        if let Some(shares) = &section.split {
+            split::draw(&mut all.cases, shares);
+        }
+        split::refuse_shared_groups(&all.cases)?;
         Ok(all)
     }
 
     /// Rows of one part.
     pub fn of(&self, split: Split) -> impl Iterator<Item = &Case> {
         self.cases.iter().filter(move |case| case.split == split)
-    }
-
-    fn refuse_leaks(&self) -> Result<()> {
-        let mut part: HashMap<&str, &Case> = HashMap::new();
-        let mut leaks = Vec::new();
-        let mut told = HashSet::new();
-        for case in &self.cases {
-            let Some(patient) = &case.patient else { continue };
-            let first = part.entry(patient).or_insert(case);
-            if first.split != case.split && told.insert(patient) {
-                leaks.push(format!("{patient} ({:?} and {:?})", first.split, case.split));
-            }
-        }
-        if leaks.is_empty() {
-            return Ok(());
-        }
-        let more = leaks.len().saturating_sub(5);
-        leaks.truncate(5);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Err(Error::Data(format!(
-            "patients in more than one part: {}{more}; test scores would be too good: split by patient",
-            leaks.join(", ")
-        )))
     }
 }
 
@@ -174,100 +151,23 @@ pub(crate) fn all_bad(bad: &[BadRow]) -> Error {
     })
 }
 
-/// A row, `None` if it is in no list, or why it is bad.
-fn row(
-    line: &str,
-    place: &Place,
-    section: &DataSection,
-    lists: Option<&HashMap<String, Split>>,
-) -> Result<Option<Case>, String> {
-    let value: Value = serde_json::from_str(line).map_err(|e| format!("not JSON: {e}"))?;
-    let Value::Object(fields) = value else { return Err("not a JSON object".into()) };
-    let id = required(&fields, "id")?;
-    let split = match lists {
-        Some(lists) => match lists.get(&id) {
-            Some(&split) => split,
-            None => return Ok(None),
-        },
-        None => match required(&fields, &section.split_field)?.as_str() {
-            "train" => Split::Train,
-            "val" | "validation" => Split::Validation,
-            "test" => Split::Test,
-            other => {
-                let field = &section.split_field;
-                return Err(format!("`{field}` is `{other}`, expected train, val or test"));
-            }
-        },
-    };
-    let image = required(&fields, "image_path")?;
-    let folder = place.file.parent().unwrap_or(Path::new("."));
-    let image = folder.join(image);
-    if !image.is_file() {
-        return Err(format!("image {} is not there", image.display()));
-    }
-    let report = Report {
-        labels: labels(&fields)?,
-        gender: text(&fields, "gender")?,
-        age: match fields.get("age") {
-            None | Some(Value::Null) => None,
-            Some(value) => match value.as_f64() {
-                Some(age) if (0.0..=150.0).contains(&age) => Some(age as f32),
-                _ => return Err(format!("`age` is {value}, expected years")),
-            },
-        },
-        caption: Some(required(&fields, "image_caption")?),
-    };
-    let clinical_case = text(&fields, "clinical_case")?.unwrap_or_default();
-    let patient = text(&fields, "patient_id")?;
-    Ok(Some(Case { id, patient, split, image, clinical_case, report, place: place.clone() }))
-}
-
-/// A text field; `None` if it is missing, null or empty.
-fn text(fields: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
-    match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty())),
-        Some(other) => Err(format!("`{key}` is {other}, expected a text")),
-    }
-}
-
-fn required(fields: &Map<String, Value>, key: &str) -> Result<String, String> {
-    text(fields, key)?.ok_or_else(|| format!("`{key}` is missing or empty"))
-}
-
-fn labels(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
-    let wrong = || "`image_labels` is not a list of texts".to_owned();
-    match fields.get("image_labels") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::Array(items)) => {
-            items.iter().map(|item| item.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
-        }
-        Some(_) => Err(wrong()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn section(folder: &Path, lines: &[&str]) -> DataSection {
+    pub(super) fn section(folder: &Path, lines: &[&str]) -> DataSection {
         std::fs::write(folder.join("rows.jsonl"), lines.join("\n")).unwrap();
         std::fs::write(folder.join("a.png"), b"any").unwrap();
-        DataSection {
-            root: folder.to_owned(),
-            files: vec!["rows.jsonl".into()],
-            split_field: "split".into(),
-            lists: None,
-            case_limit: 500,
-            case_dropout: 0.0,
-        }
+        DataSection::new(folder, vec!["rows.jsonl".into()])
     }
 
     #[test]
     fn bad_rows_are_listed_with_line_and_reason() {
         let folder = tempfile::tempdir().unwrap();
         let good = r#"{"id":"g","split":"train","image_path":"a.png","image_caption":"clear","age":null,"gender":"Male"}"#;
-        let section = section(
+        let mut section = section(
             folder.path(),
             &[
                 good,
@@ -278,23 +178,42 @@ mod tests {
                 r#"{"id":"d","split":"dev","image_path":"a.png","image_caption":"clear"}"#,
                 r#"{"id":"e","split":"train","image_path":"a.png","image_caption":"clear","age":"old"}"#,
                 good,
+                r#"{"id":"f","split":"train","image_path":".","image_caption":"clear"}"#,
+                r#"{"id":"h","split":"train","image_path":"","image_caption":"clear"}"#,
+                r#"{"id":"i","split":"train","image_path":7,"image_caption":"clear"}"#,
+                r#"{"id":"j","split":"train","expected_output":"Image Labels: a | Gender: Male | Age: 3 | Image Caption: "}"#,
+                r#"{"id":"k","image_caption":"clear"}"#,
+                r#"{"id":{},"split":"train","image_caption":"clear"}"#,
             ],
         );
+        let mut bytes = std::fs::read(folder.path().join("rows.jsonl")).unwrap();
+        bytes.extend(b"\n{\"id\":\"u\",\"image_caption\":\"\xff\"}\r\n\r\n");
+        std::fs::write(folder.path().join("rows.jsonl"), bytes).unwrap();
         let all = Cases::read(&section).unwrap();
         assert_eq!(all.cases.len(), 1);
-        assert_eq!(all.cases[0].report.age, None);
+        assert_eq!(all.cases[0].report.as_ref().unwrap().age, None);
         let said: Vec<_> = all.bad.iter().map(|bad| (bad.place.line, bad.reason.as_str())).collect();
-        for (line, part) in [
+        let wanted = [
             (3, "not JSON"),
             (4, "no.png is not there"),
             (5, "`image_caption` is missing or empty"),
             (6, "`dev`"),
             (7, "`age`"),
             (8, "already at"),
-        ] {
+            (9, "is a folder"),
+            (10, "`image_path` is empty"),
+            (11, "`image_path` is 7"),
+            (12, "no Image Caption"),
+            (13, "`split` is missing"),
+            (14, "`id` is {}"),
+            (15, "not UTF-8"),
+        ];
+        for (line, part) in wanted {
             assert!(said.iter().any(|(l, r)| *l == line && r.contains(part)), "{line} {part}: {said:?}");
         }
-        assert_eq!(said.len(), 6);
+        assert_eq!(said.len(), wanted.len());
+        section.files = vec!["missing.jsonl".into()];
+        assert!(Cases::read(&section).unwrap_err().to_string().contains("missing.jsonl"));
     }
 
     #[test]
@@ -305,34 +224,49 @@ mod tests {
     }
 
     #[test]
-    fn a_patient_in_two_parts_is_an_error() {
+    fn rows_of_the_papers_fields_and_of_text_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let row = |id: &str, split: &str| {
-            format!(
-                r#"{{"id":"{id}","patient_id":"p1","split":"{split}","image_path":"a.png","image_caption":"clear"}}"#
-            )
-        };
-        let (a, b) = (row("a", "train"), row("b", "test"));
-        let said = Cases::read(&section(folder.path(), &[&a, &b])).unwrap_err().to_string();
-        assert!(said.contains("p1 (Train and Test)"), "{said}");
+        let line = "Image Labels: thorax, x_ray | Gender: Female | Age: 29.0 | Image Caption: Pre-op film.";
+        let paper = format!(
+            r#"{{"clinical_case":"A case.","image_path":"a.png","expected_output":"{line}","split":"train"}}"#
+        );
+        let mut section = section(folder.path(), &[&paper]);
+        let all = Cases::read(&section).unwrap();
+        let case = &all.cases[0];
+        assert_eq!((case.id.as_str(), case.answer.as_str()), ("rows.jsonl:1", line));
+        assert_eq!(case.report.as_ref().unwrap().age, Some(29.0));
+        assert!(case.image.as_ref().unwrap().ends_with("a.png"));
+
+        let text = r#"{"id":7,"pmcid":"PMC1","keywords":["ct","thorax",3],"caption":"CT | of the thorax","split":"val"}"#;
+        std::fs::write(folder.path().join("rows.jsonl"), format!("{paper}\n{text}")).unwrap();
+        section.case_field = "keywords".into();
+        section.answer_field = "caption".into();
+        section.instruction = "Write a caption.".into();
+        let all = Cases::read(&section).unwrap();
+        assert_eq!(all.bad.len(), 1, "a row without the chosen answer is bad");
+        assert!(all.bad[0].reason.contains("`caption` is missing"));
+        let case = &all.cases[0];
+        assert_eq!(
+            (case.id.as_str(), case.group.as_deref(), case.split),
+            ("7", Some("PMC1"), Split::Validation)
+        );
+        assert_eq!((case.image.as_ref(), case.report.as_ref()), (None, None));
+        assert_eq!(case.answer, "CT | of the thorax");
+        let question = section.question(Some(&case.clinical_case));
+        assert_eq!(question, "Write a caption.\nClinical case: ct, thorax, 3");
     }
 
     #[test]
-    fn lists_of_ids_choose_rows() {
-        let folder = tempfile::tempdir().unwrap();
-        let row = |id: &str| format!(r#"{{"id":"{id}","image_path":"a.png","image_caption":"clear"}}"#);
-        let rows = ["a", "b", "c"].map(row);
-        let mut section = section(folder.path(), &rows.each_ref().map(String::as_str));
-        std::fs::write(folder.path().join("train.txt"), "a\n").unwrap();
-        std::fs::write(folder.path().join("test.txt"), "c\n").unwrap();
-        section.lists = Some(crate::config::IdLists {
-            train: "train.txt".into(),
-            validation: None,
-            test: Some("test.txt".into()),
-        });
-        let all = Cases::read(&section).unwrap();
-        assert_eq!((all.of(Split::Train).count(), all.of(Split::Test).count(), all.unlisted), (1, 1, 1));
-        std::fs::write(folder.path().join("test.txt"), "a\n").unwrap();
-        assert!(Cases::read(&section).unwrap_err().to_string().contains("two lists"));
+    fn the_limit_cuts_the_case_or_the_question() {
+        use crate::config::LimitOver;
+        let long = "é".repeat(100_000);
+        let mut section = DataSection::new("", Vec::new());
+        let count = |section: &DataSection| section.question(Some(&long)).chars().count();
+        let rest = section.question(Some("")).chars().count() + "\nClinical case: ".len();
+        assert_eq!(count(&section), rest + 500);
+        section.limit_over = LimitOver::Question;
+        assert_eq!(count(&section), 500);
+        section.limit_over = LimitOver::Nothing;
+        assert_eq!(count(&section), rest + 100_000);
     }
 }

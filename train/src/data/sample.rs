@@ -1,27 +1,30 @@
-//! A row made ready: its image cut into tiles once, its question and answer as ids.
+//! A row made ready: its image in the cache, its question and answer as ids.
 
 use engine::Rng;
-use model::config::Config;
-use model::image::{DecodeOptions, Idefics3Processor, Tiles, decode_file};
-use model::prompt::report::{Limit, message};
+use model::image::Tiles;
 use model::prompt::{Example, PromptEncoder};
 
 use super::augment::Change;
-use super::{BadRow, Case, all_bad};
-use crate::config::Augmentation;
-use crate::error::{Error, Result};
+use super::features::Features;
+use super::images::{Images, Picture};
+use super::store::{Key, Stored};
+use super::{BadRow, Case, all_bad, parallel};
+use crate::config::{Augmentation, DataSection};
+use crate::error::Result;
 
-/// A row, ready for a batch. Pixels are kept as bytes: a float per pixel would be four times that.
-pub struct Sample<'p> {
+/// A row, ready but for its pixels, which are read when its turn comes.
+pub struct Sample {
     /// Id of the row.
     pub id: String,
-    tiles: Tiles<'p>,
+    /// What is to be answered.
+    pub answer: String,
+    picture: Option<Picture>,
     with_case: Example,
     /// `None` where the row has no case to leave out.
     without_case: Option<Example>,
 }
 
-impl<'p> Sample<'p> {
+impl Sample {
     /// Question and answer, with or without the clinical case.
     pub fn example(&self, with_case: bool) -> &Example {
         match &self.without_case {
@@ -29,20 +32,45 @@ impl<'p> Sample<'p> {
             _ => &self.with_case,
         }
     }
+}
 
-    /// Tiles of its image.
-    pub fn tiles(&self) -> &Tiles<'p> {
-        &self.tiles
-    }
+/// What a row's image is given to the model as.
+pub enum Sight<'p> {
+    /// Tiles, with their key.
+    Tiles(Key, Tiles<'p>),
+    /// Features of a frozen tower, as the disk has them; with key.
+    Features(Key, Stored),
+}
 
-    /// Normalised pixels `[tiles, 3, edge, edge]`, changed by what `rng` draws within `limits`.
-    pub fn pixels(&self, limits: &Augmentation, rng: &mut Rng) -> Vec<f32> {
-        if limits.is_none() {
-            return self.tiles.normalised();
+/// Reads the pixels of samples.
+pub struct Reader<'a> {
+    /// Tiles; `None` for a decoder alone.
+    pub images: Option<Images<'a>>,
+    /// Features, where they are kept.
+    pub features: Option<Features>,
+}
+
+impl<'a> Reader<'a> {
+    /// The image of `sample`, changed by what `rng` draws within `limits`; `None` for a row of text alone.
+    ///
+    /// # Errors
+    /// If the cache lost the tiles and the image is gone or another one.
+    pub fn sight(
+        &self,
+        sample: &Sample,
+        change: Option<(&Augmentation, &mut Rng)>,
+    ) -> Result<Option<Sight<'a>>> {
+        let (Some(images), Some(picture)) = (&self.images, &sample.picture) else { return Ok(None) };
+        if let Some(stored) = self.features.as_ref().and_then(|f| f.stored(&picture.key)) {
+            return Ok(Some(Sight::Features(picture.key, stored)));
         }
-        let edge = self.tiles.edge();
-        let change = Change::draw(limits, edge, rng);
-        self.tiles.map_planes(|plane| change.apply(plane, edge)).normalised()
+        let mut tiles = images.tiles(picture)?;
+        if let Some((limits, rng)) = change.filter(|(limits, _)| !limits.is_none()) {
+            let edge = tiles.edge();
+            let change = Change::draw(limits, edge, rng);
+            tiles = tiles.map_planes(|plane| change.apply(plane, edge));
+        }
+        Ok(Some(Sight::Tiles(picture.key, tiles)))
     }
 }
 
@@ -50,56 +78,61 @@ impl<'p> Sample<'p> {
 pub struct Preparation<'a> {
     /// Messages to ids.
     pub encoder: &'a PromptEncoder<'a>,
-    /// Images to tiles.
-    pub processor: &'a Idefics3Processor,
-    /// Sizes of the model.
-    pub config: &'a Config,
-    /// Scalar values of the clinical case that are kept.
-    pub case_limit: usize,
+    /// Images to tiles; `None` for a decoder alone.
+    pub images: Option<&'a Images<'a>>,
+    /// Instruction and limits.
+    pub data: &'a DataSection,
+    /// Most tokens of a row.
+    pub positions: usize,
 }
 
-impl<'a> Preparation<'a> {
-    /// Samples of `cases`, and those that could not be made. `done` is called after each.
+impl Preparation<'_> {
+    /// Samples of `cases`, each with the hash of its image file, and those that could not be made. `done` is called
+    /// after each. Images are prepared on all threads; the order stays.
     ///
     /// # Errors
-    /// If none could be made.
-    pub fn all<'c>(
+    /// If none could be made, or the cache cannot be written.
+    pub fn all(
         &self,
-        cases: impl Iterator<Item = &'c Case>,
-        mut done: impl FnMut(),
-    ) -> Result<(Vec<Sample<'a>>, Vec<BadRow>)> {
-        let (mut samples, mut bad) = (Vec::new(), Vec::new());
-        for case in cases {
-            match self.one(case) {
-                Ok(sample) => samples.push(sample),
-                Err(error) => bad.push(BadRow { place: case.place.clone(), reason: error.to_string() }),
-            }
+        cases: &[(&Case, Option<Key>)],
+        done: &(dyn Fn() + Sync),
+    ) -> Result<(Vec<Sample>, Vec<BadRow>)> {
+        let pictures = parallel::map(cases.len(), |i| {
+            let (case, content) = &cases[i];
+            let picture = match (&case.image, content, self.images) {
+                (Some(path), Some(content), Some(images)) => images.prepare(path, *content)?.map(Some),
+                (None, ..) => Ok(None),
+                _ => Err("has an image, but the model is a decoder alone".to_owned()),
+            };
             done();
+            Ok::<_, crate::error::Error>(picture)
+        });
+        let (mut samples, mut bad) = (Vec::new(), Vec::new());
+        for ((case, _), picture) in cases.iter().zip(pictures) {
+            match picture?.and_then(|picture| self.one(case, picture)) {
+                Ok(sample) => samples.push(sample),
+                Err(reason) => bad.push(BadRow { place: case.place.clone(), reason }),
+            }
         }
         if samples.is_empty() { Err(all_bad(&bad)) } else { Ok((samples, bad)) }
     }
 
-    fn one(&self, case: &Case) -> Result<Sample<'a>> {
-        let image =
-            decode_file(&case.image, &DecodeOptions::default()).map_err(|e| Error::Data(e.to_string()))?;
-        let tiles = self.processor.process(&image);
-        let answer = case.report.format();
-        let encode = |text: Option<&str>| -> Result<Example> {
-            let messages = [message(text, Limit::Case(self.case_limit))];
-            let example = self.encoder.encode_example(&messages, &[tiles.grid()], &answer)?;
-            let most = self.config.text.max_position_embeddings;
-            if example.ids.len() > most {
-                let n = example.ids.len();
-                return Err(Error::Data(format!("{n} tokens; the model takes {most}")));
-            }
-            Ok(example)
+    fn one(&self, case: &Case, picture: Option<Picture>) -> Result<Sample, String> {
+        let grids: Vec<_> = picture.iter().map(|picture| picture.grid).collect();
+        let encode = |text: Option<&str>| -> Result<Example, String> {
+            let messages = [self.data.message(picture.is_some(), text)];
+            let example =
+                self.encoder.encode_example(&messages, &grids, &case.answer).map_err(|e| e.to_string())?;
+            let (n, most) = (example.ids.len(), self.positions);
+            if n > most { Err(format!("{n} tokens; the model takes {most}")) } else { Ok(example) }
         };
         let text = Some(case.clinical_case.as_str()).filter(|text| !text.is_empty());
         Ok(Sample {
             id: case.id.clone(),
+            answer: case.answer.clone(),
             with_case: encode(text)?,
             without_case: if text.is_some() { Some(encode(None)?) } else { None },
-            tiles,
+            picture,
         })
     }
 }

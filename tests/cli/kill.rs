@@ -1,0 +1,109 @@
+//! SIGKILL at any moment of a run: what is on the disk is whole, and the run that goes on ends with the same bytes.
+#![cfg(unix)]
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use engine::Rng;
+
+use crate::program::{command, json_lines, roentgen};
+use crate::train::data;
+
+const KILLS: usize = 20;
+
+/// A short run with everything in it that is written: checkpoints, validation, samples, caches.
+const CHANGES: [&str; 9] = [
+    "training.epochs=30",
+    "training.checkpoint_every=1",
+    "training.export_dtype=f32",
+    "training.sample_count=1",
+    "training.sample_tokens=4",
+    "data.case_dropout=0.5",
+    "image.augmentation.shift=0.1",
+    "schedule.warmup_steps=2",
+    "optimizer.lr=0.01",
+];
+
+fn arguments(config: &str) -> Vec<String> {
+    let mut arguments = vec!["train".to_owned(), config.to_owned(), "--resume".to_owned()];
+    for change in CHANGES {
+        arguments.extend(["--set".to_owned(), change.to_owned()]);
+    }
+    arguments
+}
+
+/// Every file of the run by its name. What tells the time or the place is made the same.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let run = folder.join("run");
+    let mut files = BTreeMap::new();
+    let mut folders = vec![run.clone()];
+    while let Some(at) = folders.pop() {
+        for entry in std::fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(&run).unwrap().display().to_string();
+            let bytes = std::fs::read(&path).unwrap();
+            let bytes = match name.as_str() {
+                // Starts, seconds, bytes held: these may differ.
+                "environment.json" | "throughput.svg" | "memory.svg" | "index.html" => Vec::new(),
+                "metrics.jsonl" => {
+                    let mut lines = json_lines(std::str::from_utf8(&bytes).unwrap());
+                    for line in &mut lines {
+                        let fields = line.as_object_mut().unwrap();
+                        fields.retain(|key, _| !["tokens_per_second", "peak_memory"].contains(&key.as_str()));
+                    }
+                    lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_bytes()
+                }
+                _ if name.ends_with(".json") || name.ends_with(".toml") => {
+                    let text = String::from_utf8(bytes).unwrap();
+                    text.replace(folder.to_str().unwrap(), "HERE").into_bytes()
+                }
+                _ => bytes,
+            };
+            files.insert(name, bytes);
+        }
+    }
+    files
+}
+
+#[test]
+fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
+    let (straight, config) = data();
+    let begun = Instant::now();
+    roentgen(arguments(&config)).ok();
+    let whole = begun.elapsed();
+
+    let (killed, config) = data();
+    let mut rng = Rng::new(7);
+    let (mut hits, mut moments) = (0, Vec::new());
+    for _ in 0..KILLS {
+        // From the first instructions of the program up to a third of the run: starts, steps and checkpoints alike.
+        let wait = Duration::from_secs_f64(rng.uniform() * whole.as_secs_f64() / 3.0);
+        let mut child =
+            command().args(arguments(&config)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait);
+        // SIGKILL; a run that has ended by itself is as good.
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        assert!(status.signal() == Some(9) || status.success(), "{status}");
+        hits += usize::from(status.signal() == Some(9));
+        let metrics = std::fs::read_to_string(killed.path().join("run/metrics.jsonl")).unwrap_or_default();
+        moments.push(metrics.matches("\"step\"").count());
+    }
+    roentgen(arguments(&config)).ok();
+
+    assert!(hits >= KILLS / 2, "only {hits} runs were still alive when they were killed");
+    moments.dedup();
+    assert!(moments.len() >= 3, "the kills did not fall into different steps: {moments:?}");
+    let (want, got) = (contents(straight.path()), contents(killed.path()));
+    assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
+    for (name, bytes) in &want {
+        assert!(got[name] == *bytes, "{name} differs");
+    }
+}
