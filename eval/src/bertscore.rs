@@ -1,9 +1,15 @@
 //! `BERTScore`'s greedy matching (Zhang et al., 2020) over embeddings the caller brings.
 //!
 //! The encoder is no part of this crate: for English `bert_score` takes roberta-large's hidden states after layer 17,
-//! special tokens included.
+//! special tokens included. [`BertScorer`] scores texts with an encoder that the caller brings as a [`TextEncoder`].
+
+mod known;
+mod texts;
 
 use std::collections::{HashMap, HashSet};
+
+pub use known::{default_layer, known_names};
+pub use texts::{BertScorer, TextEncoder};
 
 use crate::{Error, Prf};
 
@@ -87,10 +93,6 @@ pub struct Baseline(
 );
 
 impl Baseline {
-    /// English, roberta-large, layer 17.
-    pub const ROBERTA_LARGE_17: Self =
-        Self(Prf { precision: 0.831_505_84, recall: 0.831_494_1, f1: 0.831_225_75 });
-
     /// The score on the rescaled scale, which is negative below the baseline.
     pub fn rescale(&self, score: Prf) -> Prf {
         let one = |x: f64, b: f64| (x - b) / (1.0 - b);

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::paired;
-use crate::ngram::{mean, ratio};
+use crate::ngram::ratio;
 use crate::{Error, Prf};
 
 /// `CheXbert`'s fourteen observations in the order of its heads. Other files use other orders: map by name.
@@ -166,13 +166,4 @@ pub fn set_f1<S: AsRef<str>>(predicted: &[S], truth: &[S]) -> f64 {
         return 1.0;
     }
     Prf::of_counts(p.intersection(&t).count(), p.len(), t.len()).f1
-}
-
-/// Mean of [`set_f1`] over a corpus.
-///
-/// # Errors
-/// [`Error::Unpaired`] if the two sides differ in number.
-pub fn mean_set_f1<S: AsRef<str>>(predicted: &[Vec<S>], truth: &[Vec<S>]) -> Result<f64, Error> {
-    paired(predicted.len(), truth.len())?;
-    Ok(mean(predicted.iter().zip(truth).map(|(p, t)| set_f1(p, t))))
 }

@@ -39,6 +39,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The text encoder behind a metric failed.
+    #[error("the text encoder failed: {0}")]
+    Encoder(String),
     /// A result table was given a value for a system or metric it does not have.
     #[error("the table has no {kind} named \"{name}\"; it has: {known}")]
     Unknown {

@@ -9,10 +9,11 @@
 //! | [`bleu`] | `evaluate` bleu, sacrebleu 2.6, nltk `corpus_bleu` |
 //! | [`meteor`], [`wordnet`], [`word_tokenize`], [`punkt`] | nltk 3.10 (also behind `evaluate` meteor) |
 //! | [`coco`] | pycocoevalcap 1.2: BLEU-n, ROUGE-L, `CIDEr` |
-//! | [`bertscore`] | `bert_score`'s greedy matching, over embeddings the caller brings |
+//! | [`bertscore`] | `bert_score`: greedy matching, idf, rescaling, over an encoder the caller brings |
 //! | [`clinical`] | clinical efficacy over `CheXbert` label tables, scikit-learn averages |
 //! | [`chinese`] | rouge-chinese and character BLEU-4, over segmented words |
 //! | [`text`], [`report_scores`] | the metrics of a report paper's table; structured lines field by field |
+//! | [`bootstrap`] | confidence intervals of every corpus score, and p-values of differences |
 //! | [`table`], [`plot`], [`html`] | result tables as text, Markdown, JSON; SVG line charts; one HTML page of both |
 //!
 //! Conventions: the hypothesis comes before the reference; scores lie on 0..1 unless the item says otherwise;
@@ -20,6 +21,7 @@
 
 pub mod bertscore;
 pub mod bleu;
+pub mod bootstrap;
 pub mod chinese;
 pub mod clinical;
 pub mod coco;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::bootstrap::{Bootstrap, Interval, Measure};
 use crate::html::{escape, page};
 
 /// One row: what is measured, by which implementation, printed how.
@@ -49,6 +50,16 @@ impl Metric {
 struct System {
     name: String,
     values: Vec<Option<f64>>,
+    intervals: Vec<Option<Interval>>,
+    /// Values of others, from other data: shown beside, never marked as best.
+    cited: bool,
+}
+
+/// How the change between two systems is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Change {
+    Difference,
+    Relative,
 }
 
 /// The table. A cell may be empty: not every system has every metric.
@@ -58,14 +69,23 @@ pub struct ResultTable {
     notes: Vec<String>,
     metrics: Vec<Metric>,
     systems: Vec<System>,
-    /// Columns whose difference (second minus first) is shown.
-    change: Option<(usize, usize)>,
+    /// Columns whose change (from first to second) is shown.
+    change: Option<(usize, usize, Change)>,
+    /// p-value of that change, a metric each; empty if none were computed.
+    p_values: Vec<Option<f64>>,
 }
 
 impl ResultTable {
     /// An empty table.
     pub fn new(title: &str) -> Self {
-        Self { title: title.to_owned(), notes: vec![], metrics: vec![], systems: vec![], change: None }
+        Self {
+            title: title.to_owned(),
+            notes: vec![],
+            metrics: vec![],
+            systems: vec![],
+            change: None,
+            p_values: vec![],
+        }
     }
 
     /// A line under the table, e.g. the number of cases and how they were decoded.
@@ -77,21 +97,70 @@ impl ResultTable {
     /// name *and* implementation, so that scores of two implementations never share a row. A value that is not
     /// finite leaves the cell empty.
     pub fn add(&mut self, system: &str, scores: &[(Metric, f64)]) {
-        let column = self.systems.iter().position(|s| s.name == system).unwrap_or_else(|| {
-            self.systems.push(System { name: system.to_owned(), values: vec![None; self.metrics.len()] });
-            self.systems.len() - 1
-        });
+        let column = self.column(system, false);
         for (metric, value) in scores {
-            let same = |m: &Metric| m.name == metric.name && m.implementation == metric.implementation;
-            let row = self.metrics.iter().position(same).unwrap_or_else(|| {
-                self.metrics.push(metric.clone());
-                for s in &mut self.systems {
-                    s.values.push(None);
-                }
-                self.metrics.len() - 1
-            });
+            let row = self.metric_row(metric);
             self.systems[column].values[row] = value.is_finite().then_some(*value);
         }
+    }
+
+    /// As [`Self::add`], with a confidence interval beside each value.
+    pub fn add_measures(&mut self, system: &str, measures: &[Measure], bootstrap: &Bootstrap) {
+        let column = self.column(system, false);
+        for measure in measures {
+            let row = self.metric_row(&measure.metric);
+            let value = measure.value();
+            self.systems[column].values[row] = value.is_finite().then_some(value);
+            self.systems[column].intervals[row] = bootstrap.interval(&measure.samples);
+        }
+    }
+
+    /// Two systems on the same pairs: values with intervals, the relative change, and its p-value.
+    pub fn compare(&mut self, from: (&str, &[Measure]), to: (&str, &[Measure]), bootstrap: &Bootstrap) {
+        for (system, measures) in [from, to] {
+            self.add_measures(system, measures, bootstrap);
+        }
+        self.change = Some((self.column(from.0, false), self.column(to.0, false), Change::Relative));
+        let other = |m: &Measure| to.1.iter().find(|t| t.metric == m.metric);
+        for measure in from.1 {
+            let row = self.metric_row(&measure.metric);
+            self.p_values.resize(self.metrics.len(), None);
+            self.p_values[row] = other(measure).and_then(|t| bootstrap.p_value(&measure.samples, &t.samples));
+        }
+    }
+
+    /// Values that somebody else published, by the names of metrics; how they were computed is not known, so each
+    /// stands in the first row of its name.
+    pub fn cite(&mut self, system: &str, values: &[(&str, f64)]) {
+        let column = self.column(system, true);
+        for &(name, value) in values {
+            let row = self.metrics.iter().position(|m| m.name == name);
+            let row = row.unwrap_or_else(|| self.metric_row(&Metric::new(name, "not stated")));
+            self.systems[column].values[row] = value.is_finite().then_some(value);
+        }
+    }
+
+    /// The column of a system, a new one if it has none.
+    fn column(&mut self, name: &str, cited: bool) -> usize {
+        self.systems.iter().position(|s| s.name == name).unwrap_or_else(|| {
+            let n = self.metrics.len();
+            let name = name.to_owned();
+            self.systems.push(System { name, values: vec![None; n], intervals: vec![None; n], cited });
+            self.systems.len() - 1
+        })
+    }
+
+    /// The row of a metric, a new one if it has none.
+    fn metric_row(&mut self, metric: &Metric) -> usize {
+        let same = |m: &Metric| m.name == metric.name && m.implementation == metric.implementation;
+        self.metrics.iter().position(same).unwrap_or_else(|| {
+            self.metrics.push(metric.clone());
+            for s in &mut self.systems {
+                s.values.push(None);
+                s.intervals.push(None);
+            }
+            self.metrics.len() - 1
+        })
     }
 
     /// Shows the change between two systems, `to` minus `from`.
@@ -106,8 +175,22 @@ impl ResultTable {
                 known: self.systems.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", "),
             })
         };
-        self.change = Some((find(from)?, find(to)?));
+        self.change = Some((find(from)?, find(to)?, Change::Difference));
         Ok(())
+    }
+
+    /// Says under the table how its intervals and p-values were made.
+    pub fn note_bootstrap(&mut self, bootstrap: &Bootstrap, pairs: usize) {
+        if bootstrap.resamples == 0 {
+            return;
+        }
+        let test = if self.p_values.is_empty() { "" } else { "; p: paired, two-sided" };
+        self.note(&format!(
+            "[{} % intervals]: bootstrap percentiles, {} resamples of the {pairs} pairs, seed {}{test}",
+            100.0 * bootstrap.level,
+            bootstrap.resamples,
+            bootstrap.seed
+        ));
     }
 
     /// A system's value of a metric, unrounded.
@@ -120,6 +203,7 @@ impl ResultTable {
         let mut cells = vec!["Metric".to_owned()];
         cells.extend(self.systems.iter().map(|s| s.name.clone()));
         cells.extend(self.change.map(|_| "Change".to_owned()));
+        cells.extend((!self.p_values.is_empty()).then(|| "p".to_owned()));
         cells.push("Implementation".to_owned());
         cells
     }
@@ -128,22 +212,33 @@ impl ResultTable {
     fn row(&self, row: usize) -> Vec<String> {
         let metric = &self.metrics[row];
         let digits = metric.decimals;
+        let none = || "–".to_owned();
         let mut cells = vec![metric.name.clone()];
-        cells.extend(self.systems.iter().map(|s| match s.values[row] {
-            Some(v) => format!("{v:.digits$}"),
-            None => "–".to_owned(),
+        cells.extend(self.systems.iter().map(|s| match (s.values[row], s.intervals[row]) {
+            (Some(v), Some(Interval { low, high })) => {
+                // Its ends are not known to five digits.
+                let few = digits.min(3);
+                format!("{v:.digits$} [{low:.few$}, {high:.few$}]")
+            }
+            (Some(v), None) => format!("{v:.digits$}"),
+            (None, _) => none(),
         }));
-        if let Some((from, to)) = self.change {
+        if let Some((from, to, change)) = self.change {
             // Of the rounded numbers, so that the row adds up for its reader.
-            let round =
-                |s: usize| self.systems[s].values[row].and_then(|v| format!("{v:.digits$}").parse().ok());
-            cells.push(match (round(from), round(to)) {
-                (Some(a), Some(b)) => {
-                    let (a, b): (f64, f64) = (a, b);
-                    format!("{:+.digits$}", b - a)
+            let round = |s: usize| -> Option<f64> {
+                self.systems[s].values[row].and_then(|v| format!("{v:.digits$}").parse().ok())
+            };
+            cells.push(match (round(from), round(to), change) {
+                (Some(a), Some(b), Change::Difference) => format!("{:+.digits$}", b - a),
+                (Some(a), Some(b), Change::Relative) if a != 0.0 => {
+                    format!("{:+.1} %", 100.0 * (b - a) / a.abs())
                 }
-                _ => "–".to_owned(),
+                _ => none(),
             });
+        }
+        if !self.p_values.is_empty() {
+            let p = self.p_values.get(row).copied().flatten();
+            cells.push(p.map_or_else(none, |p| format!("{p:.3}")));
         }
         cells.push(metric.implementation.clone());
         cells
@@ -152,7 +247,7 @@ impl ResultTable {
     /// Columns with the best value of a row; none if fewer than two systems have one.
     fn best(&self, row: usize) -> Vec<usize> {
         let metric = &self.metrics[row];
-        let shown: Vec<(usize, f64)> = (self.systems.iter().enumerate())
+        let shown: Vec<(usize, f64)> = (self.systems.iter().enumerate().filter(|(_, s)| !s.cited))
             .filter_map(|(i, s)| {
                 let v = s.values[row]?;
                 // Compared as printed: equal digits are equally good.
@@ -224,19 +319,30 @@ impl ResultTable {
         out
     }
 
-    /// Unrounded values: `{"title", "notes", "metrics": [{"name", "implementation", …, "values": {system: number|null}}]}`.
+    /// Unrounded: `{"title", "notes", "metrics": [{"name", "implementation", …, "values": {system: number|null}}]}`;
+    /// where they were computed, a metric also has `"intervals": {system: [low, high]}` and `"p_value"`.
     pub fn to_json(&self) -> serde_json::Value {
         let metrics: Vec<serde_json::Value> = (self.metrics.iter().enumerate())
             .map(|(r, m)| {
                 let values: serde_json::Map<_, _> =
                     self.systems.iter().map(|s| (s.name.clone(), s.values[r].into())).collect();
-                serde_json::json!({
+                let mut row = serde_json::json!({
                     "name": m.name,
                     "implementation": m.implementation,
                     "decimals": m.decimals,
                     "higher_is_better": m.higher_is_better,
                     "values": values,
-                })
+                });
+                let intervals: serde_json::Map<_, _> = (self.systems.iter())
+                    .filter_map(|s| s.intervals[r].map(|i| (s.name.clone(), [i.low, i.high].to_vec().into())))
+                    .collect();
+                if !intervals.is_empty() {
+                    row["intervals"] = intervals.into();
+                }
+                if let Some(p) = self.p_values.get(r).copied().flatten() {
+                    row["p_value"] = p.into();
+                }
+                row
             })
             .collect();
         serde_json::json!({ "title": self.title, "notes": self.notes, "metrics": metrics })
@@ -283,6 +389,7 @@ impl ResultTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bootstrap::Samples;
 
     fn sample() -> ResultTable {
         let mut table = ResultTable::new("Base against tuned <1>");
@@ -337,5 +444,32 @@ mod tests {
         assert_eq!(table.value("tuned", "ROUGE-1"), Some(0.582_344));
         assert_eq!(table.to_json()["metrics"].as_array().unwrap().len(), 4);
         assert!(table.show_change("base", "tunde").unwrap_err().to_string().contains("base, tuned, paper"));
+    }
+    #[test]
+    fn a_comparison_has_intervals_relative_change_and_p() {
+        let measure = |values: &[f64]| {
+            [Measure::new(Metric::new("ROUGE-1", "rouge-score"), Samples::Mean(values.to_vec()))]
+        };
+        let (base, tuned) = (measure(&[0.1, 0.2, 0.3, 0.2]), measure(&[0.5, 0.6, 0.7, 0.6]));
+        let bootstrap = Bootstrap::default();
+        let mut table = ResultTable::new("Table III");
+        table.compare(("base", &base), ("tuned", &tuned), &bootstrap);
+        table.cite("paper, tuned", &[("ROUGE-1", 0.9), ("CIDEr", 1.0)]);
+        table.note_bootstrap(&bootstrap, 4);
+        let text = table.to_text();
+        assert!(text.contains("0.20000 [0.125, 0.275]"), "{text}");
+        // A difference that is the same in every pair never comes out otherwise.
+        assert!(text.contains("+200.0 %  0.001  rouge-score"), "{text}");
+        assert!(
+            text.contains("[95 % intervals]: bootstrap percentiles, 1000 resamples of the 4 pairs"),
+            "{text}"
+        );
+        let json = table.to_json();
+        assert_eq!(json["metrics"][0]["values"]["paper, tuned"], 0.9);
+        assert_eq!(json["metrics"][0]["intervals"]["base"].as_array().unwrap().len(), 2);
+        assert!((json["metrics"][0]["p_value"].as_f64().unwrap() - 1.0 / 1001.0).abs() < 1e-12);
+        assert!(json["metrics"][1].get("p_value").is_none());
+        // A number from elsewhere is never the best.
+        assert!(table.to_html().contains("<td class=\"n best\">0.60000 ["), "{}", table.to_html());
     }
 }

@@ -1,8 +1,11 @@
-//! The metrics of a report paper's table in one call: ROUGE, BLEU and METEOR over a corpus of texts.
+//! The metrics of a report paper's table in one call: ROUGE, BLEU, METEOR and `BERTScore` over a corpus
+//! of texts.
 
 use serde::{Deserialize, Serialize};
 
+use crate::bertscore::BertScorer;
 use crate::bleu::{self, BleuStats, Smoothing, tokenize_13a};
+use crate::bootstrap::{Measure, Samples};
 use crate::error::paired;
 use crate::meteor::Meteor;
 use crate::ngram::mean;
@@ -19,6 +22,7 @@ pub struct TextScorer {
     punkt: Punkt,
     meteor: Meteor<Box<dyn Synonyms + Send + Sync>>,
     wordnet: bool,
+    bertscore: Option<BertScorer>,
 }
 
 impl TextScorer {
@@ -34,6 +38,7 @@ impl TextScorer {
             punkt: Punkt::english(),
             meteor: Meteor::new(synonyms),
             wordnet: known,
+            bertscore: None,
         }
     }
 
@@ -43,33 +48,106 @@ impl TextScorer {
         Self { punkt, ..self }
     }
 
+    /// Adds `BERTScore` to what is computed.
+    #[must_use]
+    pub fn with_bertscore(self, bertscore: BertScorer) -> Self {
+        Self { bertscore: Some(bertscore), ..self }
+    }
+
     /// Scores hypotheses against one reference each.
     ///
     /// # Errors
-    /// [`Error::Unpaired`] if the two sides differ in number.
+    /// As [`Self::samples`].
     pub fn score<H: AsRef<str>, R: AsRef<str>>(
         &self,
         hypotheses: &[H],
         references: &[R],
     ) -> Result<TextScores, Error> {
+        Ok(self.samples(hypotheses, references)?.scores())
+    }
+
+    /// The numbers of each pair, of which corpus scores and their intervals are made.
+    ///
+    /// # Errors
+    /// [`Error::Unpaired`] if the two sides differ in number, [`Error::Encoder`] if `BERTScore`'s encoder fails.
+    pub fn samples<H: AsRef<str>, R: AsRef<str>>(
+        &self,
+        hypotheses: &[H],
+        references: &[R],
+    ) -> Result<TextSamples, Error> {
         paired(hypotheses.len(), references.len())?;
-        let mut stats = BleuStats::default();
-        let (mut rouge, mut meteor) = (Vec::new(), Vec::new());
+        let mut samples = TextSamples { wordnet: self.wordnet, ..TextSamples::default() };
         for (h, r) in hypotheses.iter().zip(references) {
             let (h, r) = (h.as_ref(), r.as_ref());
-            rouge.push(self.rouge.score(h, r));
-            stats += BleuStats::pair(&tokenize_13a(h), &tokenize_13a(r));
-            meteor.push(self.meteor.score(&word_tokenize(&self.punkt, h), &word_tokenize(&self.punkt, r)));
+            samples.rouge.push(self.rouge.score(h, r));
+            samples.bleu.push(BleuStats::pair(&tokenize_13a(h), &tokenize_13a(r)));
+            let (h, r) = (word_tokenize(&self.punkt, h), word_tokenize(&self.punkt, r));
+            samples.meteor.push(self.meteor.score(&h, &r));
         }
-        Ok(TextScores {
-            pairs: hypotheses.len(),
-            rouge: RougeScores::mean(&rouge),
+        if let Some(scorer) = &self.bertscore {
+            samples.bertscore = Some((scorer.describe(), scorer.score(hypotheses, references)?));
+        }
+        Ok(samples)
+    }
+}
+
+/// Numbers of each pair of a corpus.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TextSamples {
+    /// ROUGE of each pair.
+    pub rouge: Vec<RougeScores>,
+    /// BLEU's counts of each pair, on 13a tokens.
+    pub bleu: Vec<BleuStats>,
+    /// METEOR of each pair.
+    pub meteor: Vec<f64>,
+    /// Whether METEOR had `WordNet`.
+    pub wordnet: bool,
+    /// How `BERTScore` was computed, and that of each pair, where an encoder was at hand.
+    pub bertscore: Option<(String, Vec<Prf>)>,
+}
+
+impl TextSamples {
+    /// The corpus scores.
+    pub fn scores(&self) -> TextScores {
+        let mut stats = BleuStats::default();
+        for segment in &self.bleu {
+            stats += *segment;
+        }
+        TextScores {
+            pairs: self.bleu.len(),
+            rouge: RougeScores::mean(&self.rouge),
             bleu: bleu::evaluate(&stats, false).map_or(0.0, |b| b.score),
             sacrebleu: bleu::sacrebleu(&stats, Smoothing::Exp, false).score,
-            meteor: mean(meteor),
+            meteor: mean(self.meteor.iter().copied()),
             wordnet: self.wordnet,
-            bertscore: None,
-        })
+            bertscore: self.bertscore.as_ref().map(|(_, scores)| Prf::mean(scores)),
+        }
+    }
+
+    /// The rows of a result table in the order of the `SmolVLM` report paper's Table III, five decimals as there.
+    pub fn measures(&self) -> Vec<Measure> {
+        let row = |name: &str, by: &str, samples| Measure::new(Metric::new(name, by), samples);
+        let rouge = |name: &str, pick: fn(&RougeScores) -> f64| {
+            row(name, "rouge-score 0.1.2, mean F1", Samples::Mean(self.rouge.iter().map(pick).collect()))
+        };
+        let meteor =
+            if self.wordnet { "nltk 3.10, mean" } else { "nltk 3.10 without WordNet: exact and stem" };
+        let mut rows = vec![
+            rouge("ROUGE-1", |s| s.rouge1.f1),
+            rouge("ROUGE-2", |s| s.rouge2.f1),
+            rouge("ROUGE-L", |s| s.rouge_l.f1),
+            row("BLEU", "evaluate, 13a tokens", Samples::Bleu(self.bleu.clone())),
+            row("METEOR", meteor, Samples::Mean(self.meteor.clone())),
+        ];
+        if let Some((by, scores)) = &self.bertscore {
+            let part = |name: &str, pick: fn(&Prf) -> f64| {
+                row(name, by, Samples::Mean(scores.iter().map(pick).collect()))
+            };
+            rows.push(part("BERTScore P", |s| s.precision));
+            rows.push(part("BERTScore R", |s| s.recall));
+            rows.push(part("BERTScore F1", |s| s.f1));
+        }
+        rows
     }
 }
 
@@ -90,28 +168,4 @@ pub struct TextScores {
     pub wordnet: bool,
     /// Mean `BERTScore`, where an encoder was at hand.
     pub bertscore: Option<Prf>,
-}
-
-impl TextScores {
-    /// The rows of a result table in the order of the `SmolVLM` report paper's Table III, five decimals as there.
-    pub fn rows(&self) -> Vec<(Metric, f64)> {
-        let row = |name: &str, by: &str, value| (Metric::new(name, by), value);
-        let rouge = "rouge-score 0.1.2, mean F1";
-        let meteor =
-            if self.wordnet { "nltk 3.10, mean" } else { "nltk 3.10 without WordNet: exact and stem" };
-        let mut rows = vec![
-            row("ROUGE-1", rouge, self.rouge.rouge1.f1),
-            row("ROUGE-2", rouge, self.rouge.rouge2.f1),
-            row("ROUGE-L", rouge, self.rouge.rouge_l.f1),
-            row("BLEU", "evaluate, 13a tokens", self.bleu),
-            row("METEOR", meteor, self.meteor),
-        ];
-        if let Some(b) = self.bertscore {
-            let by = "bert_score, not rescaled";
-            rows.push(row("BERTScore P", by, b.precision));
-            rows.push(row("BERTScore R", by, b.recall));
-            rows.push(row("BERTScore F1", by, b.f1));
-        }
-        rows
-    }
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use eval::bootstrap::Bootstrap;
 use eval::report_scores::{self, Report};
 use eval::table::ResultTable;
 use eval::text::TextScorer;
@@ -120,9 +121,10 @@ fn floors_without_an_image() {
     let scorer = TextScorer::new(wordnet);
     let mut table = ResultTable::new("Floors without an image, test split");
     let mut score = |name: &str, reports: &[Report]| {
-        let scores = report_scores::score(&scorer, reports, &references).unwrap();
-        table.add(name, &scores.rows());
-        scores
+        let samples =
+            report_scores::samples(&scorer, reports, &references, &report_scores::AGE_WITHIN).unwrap();
+        table.add_measures(name, &samples.measures(), &Bootstrap::default());
+        samples.scores()
     };
     let empty = score("empty", &empty);
     let constant = score("constant", &constant);

@@ -1,5 +1,6 @@
 //! Models: configurations, modules, image processors, tokenizers, prompts, generation. Knows no backend.
 
+pub mod bert;
 pub mod bundle;
 pub mod config;
 mod error;

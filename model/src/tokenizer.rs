@@ -6,6 +6,7 @@
 
 mod bytes;
 mod gguf;
+mod pieces;
 mod stream;
 mod train;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::DecoderWrapper;
 
 pub use gguf::GgufVocab;
+pub use pieces::PieceTokenizer;
 pub use stream::Detokenizer;
 pub use train::train_bpe;
 
