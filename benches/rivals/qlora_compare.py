@@ -108,6 +108,10 @@ def main():
         name = f"SmolVLM-{model.upper()}, checkpointing" if way else f"SmolVLM-{model.upper()}"
         for figure in FIGURES:
             print(row(name, figure, rounds))
+    imports = [run["import_rss_bytes"] for rounds in measured.values() for _, run in rounds if "import_rss_bytes" in run]
+    if imports:
+        bare = statistics.median(imports) / 1e9
+        print(f"\nThe rival's memory holds Python and its libraries: {bare:.2f} GB before a model is made.")
     crowded = [
         run["other_cpu_percent"] for rounds in measured.values() for _, run in rounds if run.get("other_cpu_percent", 0) > 4
     ]
