@@ -44,14 +44,6 @@ impl Network {
             Self::Llama(model) => model.linears(),
         }
     }
-
-    /// The decoder.
-    pub fn decoder(&self) -> &Llama {
-        match self {
-            Self::SmolVlm(model) => &model.text,
-            Self::Llama(model) => model,
-        }
-    }
 }
 
 /// A model, ready to answer.
