@@ -3,10 +3,12 @@
 pub mod bundle;
 pub mod config;
 mod error;
+pub mod files;
 pub mod generate;
 pub mod image;
 pub mod llama;
 pub mod loader;
+pub mod lora;
 pub mod loss;
 pub mod nn;
 pub mod parity;
