@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use engine::{DType, Device};
 use model::bundle::Bundle;
+use model::lora::Adapter;
 
 use crate::{demo, output};
 
@@ -19,6 +20,9 @@ pub(crate) struct ModelArgs {
     /// Type to hold weights and compute in [default: as the file has them; f32 for block-quantised GGUF]
     #[arg(long, value_name = "TYPE")]
     pub(crate) dtype: Option<FloatType>,
+    /// A LoRA adapter to put on the model: a folder as PEFT writes it
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) adapter: Option<PathBuf>,
 }
 
 /// A type to compute in.
@@ -52,6 +56,11 @@ impl ModelArgs {
             Some(path) => Bundle::open(path, dtype, device)?,
             None => Bundle::embedded(demo::model().ok_or_else(|| anyhow!(NO_MODEL))?, dtype, device)?,
         };
+        if let Some(folder) = &self.adapter {
+            let adapter = Adapter::open(folder, &bundle.network)?;
+            adapter.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            bundle.network.attach(&adapter)?;
+        }
         tracing::info!(
             "{}: {} parameters, opened in {:.3} s",
             bundle.origin,

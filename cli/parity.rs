@@ -10,7 +10,8 @@ use engine::weights::Weights;
 use model::bundle::network;
 use model::config::Config;
 use model::loader::Loader;
-use model::parity::{Comparison, compare};
+use model::lora::Adapter;
+use model::parity::{Comparison, compare_on};
 use serde::Serialize;
 
 use crate::global::Global;
@@ -31,6 +32,12 @@ pub(crate) struct ParityArgs {
     /// Type to compute in
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = FloatType::F32)]
     dtype: FloatType,
+    /// A PEFT folder, put on the model; gradients are then those of its factors
+    #[arg(long, value_name = "FOLDER")]
+    adapter: Option<PathBuf>,
+    /// A dump with the inputs and labels, where the reference has none
+    #[arg(long, value_name = "FILE")]
+    inputs: Option<PathBuf>,
     /// Leave the gradients out: less memory
     #[arg(long)]
     no_gradients: bool,
@@ -55,9 +62,21 @@ pub(crate) fn run(args: &ParityArgs, global: &Global) -> Result<ExitCode> {
     let dtype = DType::from(args.dtype);
     let loader = Loader::from_weights(Arc::new(Weights::open(&args.model)?), Some(dtype), &device);
     let gradients = !args.no_gradients && reference.names().any(|name| name.starts_with("grad."));
-    let loader = if gradients { loader.trainable() } else { loader };
+    let loader = if gradients && args.adapter.is_none() { loader.trainable() } else { loader };
     let network = network(&loader, &config)?;
-    let comparison = compare(&config, &network, &loader.given(), &reference, dtype)?;
+    let tensors = match &args.adapter {
+        None => loader.given(),
+        Some(folder) => {
+            let open = if gradients { Adapter::open_trainable } else { Adapter::open };
+            let adapter = open(folder, &network)?;
+            adapter.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            network.attach(&adapter)?;
+            adapter.parameters()
+        }
+    };
+    let given = args.inputs.as_ref().map(Weights::open).transpose()?;
+    let given = given.as_ref().unwrap_or(&reference);
+    let comparison = compare_on(&config, &network, &tensors, given, &reference, dtype)?;
     if comparison.rows.is_empty() {
         bail!(
             "{}: holds no stage that this model names; see `roentgen parity --help`",

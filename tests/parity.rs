@@ -5,13 +5,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use engine::ops::AdamW;
 use engine::weights::Weights;
 use engine::{DType, Device, Tensor};
 use model::bundle::{Network, network};
 use model::config::Config;
 use model::generate::{Options, Prompt, generate};
 use model::loader::Loader;
-use model::parity::compare;
+use model::lora::Adapter;
+use model::parity::{compare, compare_on};
 use model::siglip::position_ids;
 use model::smolvlm::{SmolVlm, pixel_shuffle};
 
@@ -204,4 +206,86 @@ fn greedy_generation_alone_and_in_a_batch() {
     let both = i64s(&file, "batch.new_ids");
     assert_eq!(run(&[first(), second()]), both.chunks(12).map(<[u32]>::to_vec).collect::<Vec<_>>());
     assert_eq!(run(&[second(), first()]), [want[1].clone(), want[0].clone()]);
+}
+
+/// The fixture's adapter of rank 4 on 20 layers: logits, losses and every gradient of A and B.
+#[test]
+fn an_adapter() {
+    let (base, reference) = (fixture("base.safetensors"), fixture("lora.safetensors"));
+    let (base, reference) = (Weights::open(base).unwrap(), Weights::open(reference).unwrap());
+    for checkpointing in [false, true] {
+        let (config, mut network, _) = load(DType::F32, false);
+        if let Network::SmolVlm(model) = &mut network {
+            model.set_checkpointing(checkpointing);
+        }
+        let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
+        assert!(adapter.warnings.is_empty(), "{:?}", adapter.warnings);
+        assert_eq!(adapter.modules.len(), 20);
+        network.attach(&adapter).unwrap();
+        let parameters = adapter.parameters();
+        let comparison = compare_on(&config, &network, &parameters, &base, &reference, DType::F32).unwrap();
+        assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
+        assert_eq!(comparison.rows.len(), 3 + 40);
+        assert!(comparison.skipped.iter().all(|name| name.starts_with("train.")), "{:?}", comparison.skipped);
+        // Taken off again the model is what it was.
+        network.detach();
+        let plain = compare(&config, &network, &[], &base, DType::F32).unwrap();
+        assert!(plain.first_bad().is_none(), "{:?}", plain.first_bad());
+    }
+}
+
+/// Five steps of AdamW on the adapter: losses, norms and every weight at the end (rates from the fixture, whose first is
+/// 0; the clip is 1).
+#[test]
+fn five_steps_of_an_adapter() {
+    let reference = Weights::open(fixture("lora.safetensors")).unwrap();
+    let base = Weights::open(fixture("base.safetensors")).unwrap();
+    let floats = |name: &str| reference.require(name).unwrap().to_f32().unwrap();
+    let (_, network, _) = load(DType::F32, false);
+    let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
+    network.attach(&adapter).unwrap();
+    let parameters = adapter.parameters();
+    let zeros = |t: &Tensor| Tensor::zeros(&t.dims(), DType::F32, t.device()).unwrap();
+    for (name, value) in &parameters {
+        let start = match reference.get(&format!("train.start.{name}")) {
+            Some(entry) => {
+                Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), value.device()).unwrap()
+            }
+            None => zeros(value),
+        };
+        value.detach().write(&start).unwrap();
+    }
+    let moments: Vec<_> = parameters.iter().map(|(_, t)| (zeros(t), zeros(t))).collect();
+    let (losses, norms, rates) =
+        (floats("train.losses"), floats("train.grad_norms"), floats("train.learning_rates"));
+    let near = |ours: f64, theirs: f32, what: &str| {
+        assert!((ours / f64::from(theirs) - 1.0).abs() < 2e-5, "{what}: {ours} against {theirs}");
+    };
+    for (step, &rate) in rates.iter().enumerate() {
+        let loss = base_loss(&network, &base, DType::F32);
+        near(loss.item().unwrap(), losses[step], &format!("loss {step}"));
+        let gradients = loss.backward().unwrap();
+        let squares = |t: &Tensor| gradients.get(t).unwrap().sum_squares().unwrap().item().unwrap();
+        let norm = parameters.iter().map(|(_, t)| squares(t)).sum::<f64>().sqrt();
+        near(norm, norms[step], &format!("norm {step}"));
+        let clip = (1.0 / (norm + 1e-6)).min(1.0) as f32;
+        for ((_, p), (m, v)) in parameters.iter().zip(&moments) {
+            let op = AdamW {
+                lr: f64::from(rate),
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                step: step as u32 + 1,
+            };
+            Tensor::adamw_step(p, m, v, &gradients.get(p).unwrap().affine(clip, 0.0).unwrap(), &op).unwrap();
+        }
+    }
+    near(base_loss(&network, &base, DType::F32).item().unwrap(), losses[5], "last loss");
+    for (name, value) in &parameters {
+        let want = floats(&format!("train.end.{name}"));
+        let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        // A step is the ratio of two moments: where a gradient is nearly 0 its noise is not small against it.
+        close(&value.to_f32_vec().unwrap(), &want, 2e-3 * largest);
+    }
 }

@@ -6,6 +6,7 @@ mod lora;
 
 use engine::Tensor;
 
+pub(crate) use dropout::salt;
 pub use dropout::{Active, DropoutState};
 pub use linear::{Attached, Full, Linear, Weight};
 pub use lora::{Dora, Lora};

@@ -211,7 +211,7 @@ fn labels(reference: &Weights, name: &str) -> Result<Option<Vec<i32>>> {
 }
 
 /// Runs `network` on the inputs of `reference` in `dtype` and compares what both have. `weights` are the
-/// network's tensors by name; gradients are compared for those that are tracked.
+/// network's (or its adapter's) tensors by name; gradients are compared for those that are tracked.
 pub fn compare(
     config: &Config,
     network: &Network,
@@ -219,11 +219,23 @@ pub fn compare(
     reference: &Weights,
     dtype: DType,
 ) -> Result<Comparison> {
+    compare_on(config, network, weights, reference, reference, dtype)
+}
+
+/// As [`compare`], with the inputs and labels of the dump `given`.
+pub fn compare_on(
+    config: &Config,
+    network: &Network,
+    weights: &[(String, Tensor)],
+    given: &Weights,
+    reference: &Weights,
+    dtype: DType,
+) -> Result<Comparison> {
     let device = match network {
         Network::SmolVlm(model) => model.text.device(),
         Network::Llama(model) => model.device(),
     };
-    let inputs = inputs(config, reference, device)?;
+    let inputs = inputs(config, given, device)?;
     let (logits, stages) = collect(|| logits(network, &inputs, dtype));
     let logits = logits?;
     let mut comparison = Comparison::default();
@@ -242,7 +254,7 @@ pub fn compare(
         }
     }
     for (name, labels_name) in [("loss", "labels"), ("loss_answer", "labels_answer")] {
-        let (Some(entry), Some(labels)) = (reference.get(name), labels(reference, labels_name)?) else {
+        let (Some(entry), Some(labels)) = (reference.get(name), labels(given, labels_name)?) else {
             continue;
         };
         let loss = no_grad(|| mean_loss(&logits, &labels))?;
@@ -254,7 +266,7 @@ pub fn compare(
         .filter_map(|(name, w)| Some((reference.get(&format!("grad.{name}"))?, w)))
         .filter(|(_, w)| w.is_tracked())
         .collect();
-    if let (false, Some(labels)) = (wanted.is_empty(), labels(reference, "labels")?) {
+    if let (false, Some(labels)) = (wanted.is_empty(), labels(given, "labels")?) {
         let gradients = mean_loss(&logits, &labels)?.backward()?;
         for (entry, weight) in wanted {
             let zero = Tensor::zeros(&weight.dims(), DType::F32, device)?;

@@ -45,8 +45,8 @@ fn case(kind: &str, compute: Option<DType>, quantized: bool) -> Case {
     let factors = ["lora_A", "lora_B"].map(|name| tensor(&file, name).tracked());
     let mut lora = Lora::new("q_proj", factors, scale, 0.0, &DropoutState::new());
     if kind == "dora" {
-        let magnitude = tensor(&file, "magnitude").tracked();
-        lora = lora.with_magnitude(&weight, Some(magnitude)).unwrap();
+        let magnitude = tensor(&file, "magnitude");
+        lora = lora.with_magnitude(&weight, Some(magnitude), true).unwrap();
     }
     Case { layer: Linear::new("q_proj", weight, None, compute), lora, file }
 }
@@ -145,7 +145,7 @@ fn dropout_follows_the_state() {
             let mut lora = Lora::new("m.q_proj", [a.tracked(), b.tracked()], 1.5, 0.25, &state);
             if dora {
                 let magnitude = Some(random(&[8]).exp().unwrap());
-                lora = lora.with_magnitude(&weight, magnitude).unwrap();
+                lora = lora.with_magnitude(&weight, magnitude, true).unwrap();
             }
             let layer = Linear::new("m.q_proj", weight.clone(), Some(bias.clone()), None);
             layer.attach(Some(Arc::new(lora.clone())));
@@ -215,7 +215,7 @@ fn a_fresh_magnitude_changes_nothing() {
     let before = layer.forward(&x).unwrap();
     let zero = Tensor::zeros(&[96, 8], DType::F32, &Device::cpu()).unwrap();
     let lora = Lora::new("q_proj", [tensor(&file, "lora_A"), zero], 2.0, 0.0, &DropoutState::new());
-    let lora = lora.with_magnitude(&layer.weight, None).unwrap();
+    let lora = lora.with_magnitude(&layer.weight, None, false).unwrap();
     layer.attach(Some(Arc::new(lora)));
     assert_eq!(worst(&layer.forward(&x).unwrap(), &before).0, 0.0);
 }

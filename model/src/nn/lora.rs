@@ -44,15 +44,21 @@ impl Lora {
         Self { a, b, scale, dropout, state: state.clone(), dora: None, salt: salt(path) }
     }
 
-    /// Adds the magnitude of the rows; without one, that of `weight` with this term.
-    pub fn with_magnitude(mut self, weight: &Weight, magnitude: Option<Tensor>) -> engine::Result<Self> {
+    /// Adds the magnitude of the rows, tracked if it is to be trained; without one, that of `weight` with this term.
+    pub fn with_magnitude(
+        mut self,
+        weight: &Weight,
+        magnitude: Option<Tensor>,
+        trained: bool,
+    ) -> engine::Result<Self> {
         let squares = no_grad(|| {
             let w = weight.to_dense(weight.dtype())?.to_dtype(DType::F32)?;
             w.mul(&w)?.sum(&[1])
         })?;
         let norm = self.norm(weight, &squares)?;
         let magnitude = magnitude.unwrap_or_else(|| norm.clone());
-        let trained = self.a.is_tracked() || self.b.is_tracked() || magnitude.is_tracked();
+        let magnitude = if trained { magnitude.tracked() } else { magnitude };
+        let trained = trained || self.a.is_tracked() || self.b.is_tracked();
         let fixed = if trained { None } else { Some(magnitude.div(&norm)?) };
         self.dora = Some(Dora { magnitude, squares, fixed });
         Ok(self)
@@ -74,11 +80,8 @@ impl Lora {
         let dropout = seed.map(|seed| Dropout { p: self.dropout, seed });
         let lora =
             |dropout| ops::Lora { a: &self.a, b: &self.b, term: LoraTerm { scale: self.scale, dropout } };
-        let Some(dora) = &self.dora else { return weight.apply_lora(x, bias, lora(dropout)) };
-
-        let factor = match &dora.fixed {
-            Some(factor) => factor.clone(),
-            None => dora.magnitude.div(&self.norm(weight, &dora.squares)?)?,
+        let Some(factor) = self.magnitude_factor(weight)? else {
+            return weight.apply_lora(x, bias, lora(dropout));
         };
         // In f32: eight bits of a factor near 1 are too few.
         let scaled = |y: Tensor| y.to_dtype(DType::F32)?.mul(&factor)?.to_dtype(x.dtype());
@@ -94,6 +97,15 @@ impl Lora {
                 rest.add(&scaled(weight.apply_lora(&dropped, None, lora(None))?)?)
             }
         }
+    }
+
+    /// What the rows are multiplied with, f32 `[out]`; `None` without a magnitude.
+    pub(crate) fn magnitude_factor(&self, weight: &Weight) -> engine::Result<Option<Tensor>> {
+        Ok(match &self.dora {
+            None => None,
+            Some(Dora { fixed: Some(factor), .. }) => Some(factor.clone()),
+            Some(dora) => Some(dora.magnitude.div(&self.norm(weight, &dora.squares)?)?),
+        })
     }
 
     /// ‖W + s·B·A‖ of each row, `[out]`, without a gradient, and without the sum in memory:
