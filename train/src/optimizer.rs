@@ -65,6 +65,7 @@ impl Optimizer {
                 eps: self.section.eps,
                 weight_decay: if p.decay { self.section.weight_decay } else { 0.0 },
                 step: u32::try_from(step).unwrap_or(u32::MAX),
+                grad_scale: 1.0,
             };
             Tensor::adamw_step(&p.value, &p.m, &p.v, &gradient, &op)?;
         }

@@ -65,7 +65,7 @@ pub struct Summary {
     pub loss: Option<f64>,
     /// The last validation.
     pub validation: Option<ValidationRecord>,
-    /// The exported model, if the run came to its end.
+    /// The exported model or adapter, if the run came to its end.
     pub model: Option<PathBuf>,
 }
 
@@ -73,7 +73,7 @@ pub struct Summary {
 ///
 /// The run folder gets `config.toml`, `environment.json`, `tokenizer.json`, `metrics.jsonl`, curves as SVG and
 /// `index.html` with all of them, `samples/`, `bad-rows.txt` where there are any, `checkpoints/`, `cache/` unless
-/// `data.cache` names another place, and at the end `model/` in Hugging Face layout.
+/// `data.cache` names another place, and at the end `model/` in Hugging Face layout or `adapter/` in PEFT's.
 ///
 /// # Errors
 /// If the configuration, the data or the model cannot be used, a loss is not finite, or the disk fails. What
@@ -150,6 +150,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
             precision: config.precision,
             normalisation: config.loss.normalisation,
             vision_is_frozen: frozen,
+            dropout: setup.adapter.as_ref().map(|adapter| &**adapter.dropout()),
             features: reader.features.as_ref(),
         },
         collation: Collation {
@@ -171,9 +172,18 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
     let exported = if stopped {
         None
     } else {
-        let folder = config.out.join("model");
-        export(&folder, &setup, config.training.export_dtype)?;
-        Some(folder)
+        Some(match &setup.adapter {
+            Some(adapter) => {
+                let folder = config.out.join("adapter");
+                adapter.save(&folder)?;
+                folder
+            }
+            None => {
+                let folder = config.out.join("model");
+                export(&folder, &setup, config.training.export_dtype)?;
+                folder
+            }
+        })
     };
     let records = session.metrics.records();
     Ok(Summary {

@@ -9,7 +9,7 @@ use model::tokenizer::Tokenizer;
 
 use crate::checkpoint::{Checkpoints, State, on_disk};
 use crate::config::TrainConfig;
-use crate::data::batch::{Batch, Collation, Variation, order};
+use crate::data::batch::{Batch, Collation, Variation, dropout_seed, order};
 use crate::data::parallel::prefetch;
 use crate::data::sample::{Reader, Sample};
 use crate::error::{Error, Result};
@@ -180,7 +180,12 @@ impl Session<'_> {
             batches.next().unwrap_or_else(|| Err(Error::Data("the threads that prepare images ended".into())))
         };
         let micro_batches = rows.len().div_ceil(self.plan.batch_rows);
-        let mut sum = self.trainer.accumulate(micro_batches, &mut next, counted)?;
+        let mut sum = self.trainer.accumulate(
+            micro_batches,
+            &mut next,
+            counted,
+            dropout_seed(self.config.seed, done),
+        )?;
         let norm = self.optimizer.global_norm(&sum.gradients)?;
         for (what, value) in [("the loss", sum.loss), ("the gradient norm", norm)] {
             if !value.is_finite() {

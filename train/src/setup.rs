@@ -8,11 +8,12 @@ use engine::{DType, Device, Tensor};
 use model::bundle::{Network, network};
 use model::config::{Config, GenerationConfig, PreprocessorConfig};
 use model::loader::Loader;
+use model::lora::Adapter;
 use model::prompt::{ChatTemplate, END_OF_UTTERANCE, FAKE, GLOBAL, IMAGE, PromptEncoder};
 use model::tokenizer::{Tokenizer, train_bpe};
 use serde_json::{Value, json};
 
-use crate::config::{ImageSection, ModelSection, TextSizes, TrainConfig, VisionSizes};
+use crate::config::{ImageSection, ModelSection, Precision, TextSizes, TrainConfig, VisionSizes};
 use crate::data::{Cases, Split};
 use crate::error::{Error, Result};
 
@@ -26,10 +27,12 @@ pub struct Setup {
     pub template: ChatTemplate,
     /// Images to tiles; `None` for a decoder alone.
     pub preprocessor: Option<PreprocessorConfig>,
-    /// The network; its parameters are f32 leaves.
+    /// The network. Without an adapter its parameters are f32 leaves; with one they are frozen.
     pub network: Network,
-    /// All parameters with their names.
+    /// All dense parameters of the network with their names.
     pub parameters: Vec<(String, Tensor)>,
+    /// What is trained in their place, attached to the network.
+    pub adapter: Option<Adapter>,
     /// The tower and the connector are left out of [`Self::trained`].
     freeze_vision: bool,
 }
@@ -68,7 +71,7 @@ impl Setup {
             GenerationConfig::from_file(&generation)?;
         }
         let loader =
-            Loader::from_weights(Arc::new(Weights::open(folder)?), Some(DType::F32), device).trainable();
+            prepare(run, Loader::from_weights(Arc::new(Weights::open(folder)?), base_dtype(run), device));
         let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         Self::assemble(run, config, tokenizer, template, preprocessor, &loader)
     }
@@ -88,7 +91,7 @@ impl Setup {
             let whole = PreprocessorConfig::with_tile_edge(edge);
             PreprocessorConfig { do_image_splitting: false, longest_edge: edge, ..whole }
         });
-        let loader = Loader::random(run.seed, DType::F32, device).trainable();
+        let loader = prepare(run, Loader::random(run.seed, base_dtype(run).unwrap_or(DType::F32), device));
         let template = ChatTemplate::smolvlm();
         let setup = Self::assemble(run, config, tokenizer, template, preprocessor, &loader)?;
         let scale = (run.model.init_std / f64::from(model::nn::INIT_STD)) as f32;
@@ -136,6 +139,12 @@ impl Setup {
         }
         let mut network = network(loader, &config)?;
         network.set_checkpointing(run.training.checkpointing);
+        let base = run.model.folder.as_ref().map(|folder| folder.display().to_string());
+        let adapter =
+            run.lora.as_ref().map(|lora| Adapter::new(lora.config(base), &network, run.seed)).transpose()?;
+        if let Some(adapter) = &adapter {
+            network.attach(adapter)?;
+        }
         let freeze_vision = run.model.freeze_vision;
         Ok(Self {
             parameters: loader.given(),
@@ -144,6 +153,7 @@ impl Setup {
             template,
             preprocessor,
             network,
+            adapter,
             freeze_vision,
         })
     }
@@ -181,6 +191,9 @@ impl Setup {
 
     /// The parameters that the optimiser changes.
     pub fn trained(&self) -> Vec<(String, Tensor)> {
+        if let Some(adapter) = &self.adapter {
+            return adapter.parameters();
+        }
         let frozen = |name: &str| self.freeze_vision && is_vision(name);
         self.parameters.iter().filter(|(name, _)| !frozen(name)).cloned().collect()
     }
@@ -196,9 +209,10 @@ impl Setup {
         self.network.vision_language().is_some() && !self.trained().iter().any(|(name, _)| is_vision(name))
     }
 
-    /// Parameters in all.
+    /// Parameters in all, those of an adapter included.
     pub fn parameter_count(&self) -> usize {
-        self.parameters.iter().map(|(_, t)| t.count()).sum()
+        let base = self.config.parameter_count().total() as usize;
+        base + self.adapter.as_ref().map_or(0, Adapter::parameter_count)
     }
 
     /// What fills the shorter rows of a batch.
@@ -209,6 +223,27 @@ impl Setup {
             .filter(|&id| (id as usize) < self.config.text.vocab_size)
             .or_else(end)
             .unwrap_or(0)
+    }
+}
+
+/// Type of the weights as they are loaded: what is trained is f32; a frozen base is in the type of the residual stream.
+fn base_dtype(run: &TrainConfig) -> Option<DType> {
+    Some(match (run.lora.is_some(), run.precision) {
+        (true, Precision::Bf16) => DType::BF16,
+        _ => DType::F32,
+    })
+}
+
+/// A loader that gives leaves, or a frozen base as the configuration wants it.
+fn prepare(run: &TrainConfig, loader: Loader) -> Loader {
+    let loader = match run.precision {
+        Precision::Mixed => loader.computing_in(DType::BF16),
+        Precision::F32 | Precision::Bf16 => loader,
+    };
+    match (&run.lora, &run.quantization) {
+        (None, _) => loader.trainable(),
+        (Some(_), None) => loader,
+        (Some(_), Some(q)) => loader.quantized(q.config(), q.skip.clone()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! One step: forward and backward passes of the micro-batches; and the validation loss.
 
-use engine::{DType, Device, Gradients, Tensor, no_grad};
+use engine::{DType, Device, Gradients, Rng, Tensor, no_grad};
 use model::bundle::Network;
+use model::nn::DropoutState;
 use model::smolvlm::{SmolVlm, right_padded};
 
 use crate::config::{Normalisation, Precision};
@@ -20,6 +21,8 @@ pub struct Trainer<'a> {
     pub normalisation: Normalisation,
     /// No parameter that an image goes through is trained: nothing is recorded there.
     pub vision_is_frozen: bool,
+    /// Dropout of the adapter's terms, if there is one.
+    pub dropout: Option<&'a DropoutState>,
     /// Where features are kept; only for a frozen tower and images that do not change.
     pub features: Option<&'a Features>,
 }
@@ -112,16 +115,19 @@ impl Trainer<'_> {
     }
 
     /// Loss and gradients of the `micro_batches` micro-batches of one step, which together count `counted` tokens.
-    /// Each is asked of `next` when its turn comes and dropped before the next.
+    /// Each is asked of `next` when its turn comes and dropped before the next; `seed` is that of the step's dropouts.
     pub fn accumulate<'p>(
         &self,
         micro_batches: usize,
         next: &mut dyn FnMut() -> Result<Batch<'p>>,
         counted: usize,
+        seed: u64,
     ) -> Result<Accumulated> {
         let mut sum = Accumulated { loss: 0.0, gradients: Gradients::default(), tokens: 0 };
-        for _ in 0..micro_batches {
+        for i in 0..micro_batches {
             let batch = next()?;
+            // On until the backward pass is done: it draws the masks again.
+            let _dropout = self.dropout.map(|d| d.during(Rng::new(seed ^ i as u64).bits()));
             let (at, labels) = batch.targets();
             sum.tokens += batch.tokens();
             if at.is_empty() {
@@ -157,7 +163,7 @@ impl Trainer<'_> {
 impl From<Precision> for DType {
     fn from(precision: Precision) -> Self {
         match precision {
-            Precision::F32 => Self::F32,
+            Precision::F32 | Precision::Mixed => Self::F32,
             Precision::Bf16 => Self::BF16,
         }
     }

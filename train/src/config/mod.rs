@@ -1,6 +1,7 @@
 //! The file that describes a run. Every default is that of the SmolVLM report paper's notebook (spec smolvlm §7)
 //! where it has one.
 
+mod adapter;
 mod data;
 mod sections;
 mod suggest;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use adapter::{LoraSection, LoraStart, Modules, QuantFormat, QuantizationSection};
 pub use data::{DataSection, IdLists, LimitOver, SplitShares};
 pub(crate) use data::{EXPECTED_OUTPUT, group_by};
 pub use sections::{
@@ -27,12 +29,18 @@ pub struct TrainConfig {
     /// Start of every random stream: weights, order, augmentation, dropout.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Element type of activations and of the products' inputs. Weights, gradients' sums and the optimiser's
-    /// state are f32 either way.
+    /// Element types of activations and of the products' inputs. What is trained, sums and the optimiser's state
+    /// are f32 either way.
     #[serde(default)]
     pub precision: Precision,
     /// What is trained.
     pub model: ModelSection,
+    /// The base model's linear layers in 4 bits; left out: as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationSection>,
+    /// An adapter is trained instead of the model's own weights; left out: all weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
     /// Vocabulary, for a model from scratch.
     #[serde(default)]
     pub tokenizer: TokenizerSection,
@@ -134,6 +142,18 @@ impl TrainConfig {
         }
         if m.folder.is_none() && (self.tokenizer.file.is_some() == self.tokenizer.vocab_size.is_some()) {
             return wrong("tokenizer", "give `file`, or `vocab_size` to learn one from the training texts");
+        }
+        if self.quantization.is_some() && self.lora.is_none() {
+            return wrong("quantization", "4-bit weights cannot be trained; add a `[lora]` section");
+        }
+        if self.lora.is_some() && m.freeze_vision {
+            return wrong(
+                "model.freeze_vision",
+                "an adapter leaves the model frozen; use `lora.exclude_modules`",
+            );
+        }
+        if let Some((key, rule)) = self.lora.as_ref().and_then(LoraSection::wrong) {
+            return wrong(key, &format!("expected {rule}"));
         }
         if self.data.files.is_empty() {
             return wrong("data.files", "is empty; name at least one JSON Lines file");

@@ -12,9 +12,12 @@ use crate::schedule::Schedule;
 pub enum Precision {
     /// f32 throughout.
     F32,
-    /// bf16 activations over f32 master weights; sums in f32.
+    /// bf16 activations; sums in f32. Frozen weights are bf16 too.
     #[default]
     Bf16,
+    /// bf16 products over an f32 residual stream with f32 norms: what `prepare_model_for_kbit_training` makes of a
+    /// model under bf16 autocast (spec smolvlm §7, recipe N).
+    Mixed,
 }
 
 /// What is trained: a `folder` in Hugging Face layout, or a model from scratch by its `config` file or by

@@ -20,12 +20,18 @@ pub fn stream(seed: u64, purpose: u64, epoch: usize, row: usize) -> Rng {
 
 const ORDER: u64 = 1;
 const CHANGES: u64 = 2;
+const DROPOUT: u64 = 3;
 
 /// Rows of an epoch in the order that they are trained on.
 pub fn order(seed: u64, epoch: usize, rows: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..rows).collect();
     stream(seed, ORDER, epoch, 0).shuffle(&mut order);
     order
+}
+
+/// Seed of the dropouts of the step after `done` others.
+pub fn dropout_seed(seed: u64, done: usize) -> u64 {
+    stream(seed, DROPOUT, 0, done).bits()
 }
 
 /// Several samples, padded on the right to one length.
