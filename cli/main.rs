@@ -5,6 +5,7 @@
 
 mod demo;
 mod devices;
+mod eval;
 mod generate;
 mod global;
 mod inspect;
@@ -13,6 +14,8 @@ mod open;
 mod output;
 mod parity;
 mod report;
+mod score;
+mod scoring;
 mod system;
 mod train;
 
@@ -43,6 +46,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
     Train(train::TrainArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
     Devices(devices::DevicesArgs),
     Parity(parity::ParityArgs),
 }
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args, &cli.global),
         Command::Inspect(args) => inspect::run(&args, &cli.global),
         Command::Train(args) => train::run(&args, &cli.global),
+        Command::Eval(args) => eval::run(&args, &cli.global),
+        Command::Score(args) => score::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
         Command::Parity(args) => parity::run(&args, &cli.global),
     };

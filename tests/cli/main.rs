@@ -1,11 +1,13 @@
 //! The program from outside: what it prints, how it ends, and what it does with broken input.
 
 mod batch;
+mod eval;
 mod general;
 mod generate;
 mod hostile;
 mod inspect;
 mod program;
 mod report;
+mod score;
 mod tiny;
 mod train;
