@@ -108,3 +108,39 @@ fn the_tuned_model_may_stand_alone_and_rows_without_an_answer_are_counted() {
     assert!(notes.contains("1 rows have no answer") && notes.contains("could not be used"), "{notes}");
     eval(&config, &["--tuned", tiny.name(), "--split", "train", "--out", &out]).fails(&["no rows", "Train"]);
 }
+
+#[test]
+fn ctrl_c_keeps_the_answers_and_resume_goes_on() {
+    use std::process::{Command, Stdio};
+
+    let folder = Images::new();
+    let Some(config) = config(&folder) else { return };
+    // Some 500 rows, each twice: far more than can be answered before the signal.
+    let models = ["--base", "demo", "--tuned", "demo", "--split", "train"];
+    let child = crate::program::command()
+        .args(["eval", config.to_str().unwrap(), "--threads", "1"])
+        .args(models)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = folder.path().join("run/eval");
+    let count = || std::fs::read_to_string(out.join("base.jsonl")).map_or(0, |text| text.lines().count());
+    let start = std::time::Instant::now();
+    while count() < 3 {
+        assert!(start.elapsed().as_secs() < 60, "no answer comes");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--resume goes on"), "{output:?}");
+    assert!(!out.join("table.json").exists());
+    // Every line is whole, and a shorter run needs only the other model's answers.
+    let before = lines(&out.join("base.jsonl"));
+    let json = eval(&config, &[&models[..], &["--limit", "3", "--resume", "--json"]].concat()).ok().json();
+    assert_eq!(json["rows"], 3);
+    assert_eq!(lines(&out.join("base.jsonl")), before);
+    assert_eq!(lines(&out.join("tuned.jsonl")).len(), 3);
+}
