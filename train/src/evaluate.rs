@@ -12,7 +12,7 @@ mod tables;
 use eval::report_scores::{self, ReportScores};
 use eval::text::TextScorer;
 use model::bundle::Bundle;
-use model::prompt::report::{Field, Limit, Parsed, Report};
+use model::prompt::report::{Field, INSTRUCTION, Limit, Parsed, Report};
 use serde::Serialize;
 
 pub use answer::{Answer, Answerer, LONGEST_ANSWER};
@@ -64,7 +64,7 @@ pub fn generate_reports<'c>(
     let answerer = Answerer::new(bundle, LONGEST_ANSWER, None);
     let mut predictions = Vec::new();
     for case in cases {
-        let row = Row::of(case, Limit::default());
+        let row = Row::of(case, INSTRUCTION, Limit::default());
         let generated = match answerer.answer(&row, inputs)? {
             Answer::Text { text, .. } => text,
             Answer::BadImage(error) => return Err(Error::Data(format!("{}: {error}", row.id))),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use model::prompt::Message;
-use model::prompt::report::{INSTRUCTION, Limit, question};
+use model::prompt::report::{Limit, question};
 
 use crate::data::Case;
 
@@ -26,11 +26,11 @@ pub struct Row {
 
 impl Row {
     /// The row of a case. The one place that knows how training rows are made.
-    pub fn of(case: &Case, limit: Limit) -> Self {
+    pub fn of(case: &Case, instruction: &str, limit: Limit) -> Self {
         Self {
             id: case.id.clone(),
             image: Some(case.image.clone()),
-            instruction: INSTRUCTION.to_owned(),
+            instruction: instruction.to_owned(),
             clinical_case: case.clinical_case.clone(),
             limit,
             expected: case.report.format(),
@@ -40,6 +40,8 @@ impl Row {
     /// The user's turn, with or without the clinical case.
     pub fn message(&self, with_case: bool) -> Message {
         let case = Some(self.clinical_case.as_str()).filter(|text| with_case && !text.is_empty());
-        Message::user(usize::from(self.image.is_some()), question(&self.instruction, case, self.limit))
+        let text = question(&self.instruction, case, self.limit);
+        // Without an instruction the case stands alone, as in training.
+        Message::user(usize::from(self.image.is_some()), text.trim_start())
     }
 }

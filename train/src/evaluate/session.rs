@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use engine::Device;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use model::prompt::report::Limit;
+use model::prompt::report::{INSTRUCTION, Limit};
 
 use super::answer::{Answer, Answerer};
 use super::page::{Example, page};
@@ -116,7 +116,7 @@ impl Evaluation<'_> {
         let rows: Vec<Row> = all
             .of(self.split)
             .take(self.limit.unwrap_or(usize::MAX))
-            .map(|case| Row::of(case, limit))
+            .map(|case| Row::of(case, INSTRUCTION, limit))
             .collect();
         if rows.is_empty() {
             return Err(Error::Data(format!("the data have no rows of the part {:?}", self.split)));
