@@ -6,6 +6,7 @@
 mod data;
 mod demo;
 mod devices;
+mod eval;
 mod generate;
 mod global;
 mod inspect;
@@ -14,6 +15,8 @@ mod open;
 mod output;
 mod parity;
 mod report;
+mod score;
+mod scoring;
 mod system;
 mod train;
 
@@ -45,6 +48,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Train(train::TrainArgs),
     Data(data::DataArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
     Devices(devices::DevicesArgs),
     Parity(parity::ParityArgs),
 }
@@ -59,6 +64,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, &cli.global),
         Command::Train(args) => train::run(&args, &cli.global),
         Command::Data(args) => data::run(&args, &cli.global),
+        Command::Eval(args) => eval::run(&args, &cli.global),
+        Command::Score(args) => score::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
         Command::Parity(args) => parity::run(&args, &cli.global),
     };

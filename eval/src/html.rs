@@ -9,7 +9,9 @@ table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-variant-numeric:tabula
 caption{text-align:left;font-weight:600;padding:.25rem 0}\
 th,td{padding:.3rem .8rem;border-bottom:1px solid var(--line);text-align:left}\
 th.n,td.n{text-align:right}td.by,p.note{color:var(--soft);font-size:.85em}td.best{font-weight:600;color:var(--best)}\
-.wide{overflow-x:auto}svg{max-width:100%;height:auto;margin:1rem 0}";
+.wide{overflow-x:auto}svg{max-width:100%;height:auto;margin:1rem 0}\
+.case{border-top:1px solid var(--line)}.side{display:flex;gap:1rem;flex-wrap:wrap}.side dl{flex:1;min-width:18rem;\
+margin:0}dt{color:var(--soft);font-size:.85em}dd{margin:0 0 .6rem;white-space:pre-wrap;overflow-wrap:anywhere}";
 
 /// A page from finished fragments ([`crate::table::ResultTable::to_html_fragment`], [`crate::plot::LinePlot::to_svg`]),
 /// which are put in as they are. The title is escaped.

@@ -102,8 +102,7 @@ pub fn samples(
     Ok(ReportSamples {
         line: scorer.samples(&lines(hypotheses), &lines(references))?,
         caption: scorer.samples(&captions(hypotheses), &captions(references))?,
-        fields: hypotheses.iter().zip(references).map(|(h, r)| Fields::of(h, r)).collect(),
-        age_within: age_within.to_vec(),
+        fields: FieldSamples::of(hypotheses, references, age_within)?,
     })
 }
 
@@ -114,7 +113,14 @@ pub struct ReportSamples {
     pub line: TextSamples,
     /// Captions alone.
     pub caption: TextSamples,
-    fields: Vec<Fields>,
+    /// Labels, gender, age.
+    pub fields: FieldSamples,
+}
+
+/// Agreement of the fields of each pair of a corpus.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldSamples {
+    pairs: Vec<Fields>,
     age_within: Vec<f64>,
 }
 
@@ -175,33 +181,33 @@ impl Fields {
 impl ReportSamples {
     /// The corpus scores.
     pub fn scores(&self) -> ReportScores {
-        let share = |pick: &dyn Fn(&Fields) -> bool| {
-            ratio(self.fields.iter().filter(|f| pick(f)).count(), self.fields.len())
-        };
+        let pairs = &self.fields.pairs;
+        let share =
+            |pick: &dyn Fn(&Fields) -> bool| ratio(pairs.iter().filter(|f| pick(f)).count(), pairs.len());
         let field = |pick: fn(&Fields) -> Agreement| {
-            let count = |test: fn(&Agreement) -> bool| self.fields.iter().filter(|f| test(&pick(f))).count();
+            let count = |test: fn(&Agreement) -> bool| pairs.iter().filter(|f| test(&pick(f))).count();
             let given = count(|a| a.given);
             FieldScore {
-                exact: ratio(count(|a| a.equal), self.fields.len()),
+                exact: ratio(count(|a| a.equal), pairs.len()),
                 exact_where_given: ratio(count(|a| a.given && a.equal), given),
                 given,
                 invented: count(|a| a.invented),
             }
         };
-        let distances: Vec<f64> = self.fields.iter().filter_map(|f| f.age_distance).collect();
-        let ages = self.fields.iter().filter(|f| f.age.given).count();
-        let near = |years: f64| ratio(self.fields.iter().filter(|f| f.age_near(years)).count(), ages);
-        let labels = |i: usize| self.fields.iter().map(|f| f.labels[i]).sum();
+        let distances: Vec<f64> = pairs.iter().filter_map(|f| f.age_distance).collect();
+        let ages = pairs.iter().filter(|f| f.age.given).count();
+        let near = |years: f64| ratio(pairs.iter().filter(|f| f.age_near(years)).count(), ages);
+        let labels = |i: usize| pairs.iter().map(|f| f.labels[i]).sum();
         ReportScores {
             line: self.line.scores(),
             caption: self.caption.scores(),
             well_formed: share(&|f| f.well_formed),
             gender: field(|f| f.gender),
             age: field(|f| f.age),
-            age_within: self.age_within.iter().map(|&years| (years, near(years))).collect(),
+            age_within: self.fields.age_within.iter().map(|&years| (years, near(years))).collect(),
             age_error: (!distances.is_empty()).then(|| mean(distances)),
             labels_exact: share(&Fields::same_labels),
-            labels_f1: mean(self.fields.iter().map(|f| f.labels_f1)),
+            labels_f1: mean(pairs.iter().map(|f| f.labels_f1)),
             labels_micro: Prf::of_counts(labels(0), labels(1), labels(2)),
         }
     }
@@ -215,17 +221,29 @@ impl ReportSamples {
                 measure
             }));
         }
-        rows.extend(self.fields());
+        rows.extend(self.fields.measures());
         rows
     }
+}
 
-    /// Rows of the fields alone.
-    pub fn fields(&self) -> Vec<Measure> {
+impl FieldSamples {
+    /// Compares the fields pair by pair. `age_within` are the distances in years that count as near.
+    ///
+    /// # Errors
+    /// [`Error::Unpaired`] if the two sides differ in number.
+    pub fn of(hypotheses: &[Report], references: &[Report], age_within: &[f64]) -> Result<Self, Error> {
+        paired(hypotheses.len(), references.len())?;
+        let pairs = hypotheses.iter().zip(references).map(|(h, r)| Fields::of(h, r)).collect();
+        Ok(Self { pairs, age_within: age_within.to_vec() })
+    }
+
+    /// Rows of a result table.
+    pub fn measures(&self) -> Vec<Measure> {
         let own = |name: &str, how: &str, samples| Measure::new(Metric::new(name, how).decimals(4), samples);
         let number = |b: bool| f64::from(u8::from(b));
-        let all = |pick: &dyn Fn(&Fields) -> f64| Samples::Mean(self.fields.iter().map(pick).collect());
+        let all = |pick: &dyn Fn(&Fields) -> f64| Samples::Mean(self.pairs.iter().map(pick).collect());
         let some =
-            |pick: &dyn Fn(&Fields) -> (f64, f64)| Samples::Ratio(self.fields.iter().map(pick).collect());
+            |pick: &dyn Fn(&Fields) -> (f64, f64)| Samples::Ratio(self.pairs.iter().map(pick).collect());
         let given = |pick: fn(&Fields) -> Agreement| {
             some(&|f| (number(pick(f).given && pick(f).equal), number(pick(f).given)))
         };
@@ -337,7 +355,7 @@ mod tests {
         let scores = samples.scores();
         assert_eq!(scores.age_within, [(0.5, 0.4), (1.0, 0.6), (4.0, 0.8)]);
         assert_eq!((scores.age.given, scores.age.invented, scores.age_error), (5, 1, Some(5.0 / 3.0)));
-        let names: Vec<String> = samples.fields().into_iter().map(|m| m.metric.name).collect();
+        let names: Vec<String> = samples.fields.measures().into_iter().map(|m| m.metric.name).collect();
         assert!(names.contains(&"Age within 0.5 years".to_owned()), "{names:?}");
         assert!(names.contains(&"Age within 1 year".to_owned()), "{names:?}");
     }

@@ -199,11 +199,19 @@ impl ResultTable {
         self.systems.iter().find(|s| s.name == system)?.values[row]
     }
 
+    /// Systems in the order of their columns: own ones, then (after the change) those that are cited.
+    fn order(&self) -> (Vec<usize>, Vec<usize>) {
+        (0..self.systems.len()).partition(|&s| !self.systems[s].cited)
+    }
+
     fn header(&self) -> Vec<String> {
+        let (own, cited) = self.order();
+        let names = |systems: Vec<usize>| systems.into_iter().map(|s| self.systems[s].name.clone());
         let mut cells = vec!["Metric".to_owned()];
-        cells.extend(self.systems.iter().map(|s| s.name.clone()));
+        cells.extend(names(own));
         cells.extend(self.change.map(|_| "Change".to_owned()));
         cells.extend((!self.p_values.is_empty()).then(|| "p".to_owned()));
+        cells.extend(names(cited));
         cells.push("Implementation".to_owned());
         cells
     }
@@ -213,8 +221,7 @@ impl ResultTable {
         let metric = &self.metrics[row];
         let digits = metric.decimals;
         let none = || "–".to_owned();
-        let mut cells = vec![metric.name.clone()];
-        cells.extend(self.systems.iter().map(|s| match (s.values[row], s.intervals[row]) {
+        let value = |s: usize| match (self.systems[s].values[row], self.systems[s].intervals[row]) {
             (Some(v), Some(Interval { low, high })) => {
                 // Its ends are not known to five digits.
                 let few = digits.min(3);
@@ -222,7 +229,10 @@ impl ResultTable {
             }
             (Some(v), None) => format!("{v:.digits$}"),
             (None, _) => none(),
-        }));
+        };
+        let (own, cited) = self.order();
+        let mut cells = vec![metric.name.clone()];
+        cells.extend(own.into_iter().map(value));
         if let Some((from, to, change)) = self.change {
             // Of the rounded numbers, so that the row adds up for its reader.
             let round = |s: usize| -> Option<f64> {
@@ -240,14 +250,15 @@ impl ResultTable {
             let p = self.p_values.get(row).copied().flatten();
             cells.push(p.map_or_else(none, |p| format!("{p:.3}")));
         }
+        cells.extend(cited.into_iter().map(value));
         cells.push(metric.implementation.clone());
         cells
     }
 
-    /// Columns with the best value of a row; none if fewer than two systems have one.
+    /// Columns, from 0, with the best value of a row; none if fewer than two own systems have one.
     fn best(&self, row: usize) -> Vec<usize> {
         let metric = &self.metrics[row];
-        let shown: Vec<(usize, f64)> = (self.systems.iter().enumerate().filter(|(_, s)| !s.cited))
+        let shown: Vec<(usize, f64)> = (self.systems.iter().filter(|s| !s.cited).enumerate())
             .filter_map(|(i, s)| {
                 let v = s.values[row]?;
                 // Compared as printed: equal digits are equally good.
@@ -459,7 +470,7 @@ mod tests {
         let text = table.to_text();
         assert!(text.contains("0.20000 [0.125, 0.275]"), "{text}");
         // A difference that is the same in every pair never comes out otherwise.
-        assert!(text.contains("+200.0 %  0.001  rouge-score"), "{text}");
+        assert!(text.contains("+200.0 %  0.001       0.90000  rouge-score"), "{text}");
         assert!(
             text.contains("[95 % intervals]: bootstrap percentiles, 1000 resamples of the 4 pairs"),
             "{text}"

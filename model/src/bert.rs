@@ -1,4 +1,4 @@
-//! BERT (Devlin et al. 2019, arXiv 1810.04805) and RoBERTa (Liu et al. 2019, arXiv 1907.11692) encoders, as
+//! BERT (Devlin et al. 2019, arXiv 1810.04805) and `RoBERTa` (Liu et al. 2019, arXiv 1907.11692) encoders, as
 //! `BERTScore` needs them: token vectors after a chosen layer, in f32.
 //!
 //! Post-norm: every sublayer's output is added to its input and then normalised. Field and tensor names are the
@@ -55,7 +55,7 @@ impl BertEncoder {
     /// files. `layer` is the last one that runs, counted from 1; 0 gives the embeddings, `None` all layers.
     ///
     /// # Errors
-    /// If a file is missing or broken, the model is neither BERT nor RoBERTa, or it has no such layer.
+    /// If a file is missing or broken, the model is neither BERT nor `RoBERTa`, or it has no such layer.
     pub fn open(folder: &Path, layer: Option<usize>, device: &Device) -> Result<Self> {
         let config = BertConfig::from_folder(folder)?;
         let layers = layer.unwrap_or(config.num_hidden_layers);

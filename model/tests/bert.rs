@@ -126,7 +126,7 @@ fn cases(folder: &Path) -> Vec<(String, Vec<u32>)> {
     cases.iter().map(|case| (case["text"].as_str().unwrap().to_owned(), ids_of(&case["ids"]))).collect()
 }
 
-/// A random encoder in a folder; RoBERTa's position table is BERT's with two rows before it.
+/// A random encoder in a folder; `RoBERTa`'s position table is BERT's with two rows before it.
 fn tiny(kind: BertKind, prefix: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let roberta = kind == BertKind::Roberta;

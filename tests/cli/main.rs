@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, how it ends, and what it does with broken input.
 
 mod batch;
+mod eval;
 mod general;
 mod generate;
 mod hostile;
@@ -8,5 +9,6 @@ mod inspect;
 mod kill;
 mod program;
 mod report;
+mod score;
 mod tiny;
 mod train;

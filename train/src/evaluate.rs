@@ -1,15 +1,27 @@
 //! Generated reports against expected ones, with all inputs or without some of them.
 
-use std::ops::ControlFlow;
+mod answer;
+mod bertscore;
+mod page;
+mod predictions;
+mod row;
+mod session;
+mod system;
+mod tables;
 
 use eval::report_scores::{self, ReportScores};
 use eval::text::TextScorer;
 use model::bundle::Bundle;
-use model::generate::{Options as Generation, generate};
-use model::image::{DecodeOptions, Image, decode_file};
-use model::prompt::Message;
-use model::prompt::report::{Field, INSTRUCTION, Limit, Parsed, Report, question};
+use model::prompt::report::{Field, INSTRUCTION, Limit, Parsed, Report};
 use serde::Serialize;
+
+pub use answer::{Answer, Answerer, LONGEST_ANSWER};
+pub use bertscore::{BertScoreOptions, Rescale, open_bertscore};
+pub use predictions::{AnswerFile, BadLine, FieldNames, Line, Pairs};
+pub use row::Row;
+pub use session::{Evaluation, Outcome, PAPER_BASE, PAPER_TUNED, Results, default_folder, default_tuned};
+pub use system::{Source, SystemSpec, open_system};
+pub use tables::{Scoring, System, Tables};
 
 use crate::data::Case;
 use crate::error::{Error, Result};
@@ -39,9 +51,6 @@ pub struct Prediction {
     pub generated: String,
 }
 
-/// Most tokens of an answer.
-const LONGEST_ANSWER: usize = 256;
-
 /// Writes a report for each case, greedily. `done` sees each.
 ///
 /// # Errors
@@ -52,46 +61,20 @@ pub fn generate_reports<'c>(
     inputs: Inputs,
     done: &mut dyn FnMut(&Prediction),
 ) -> Result<Vec<Prediction>> {
-    let options = Generation {
-        max_new_tokens: LONGEST_ANSWER,
-        stop_tokens: bundle.stop_tokens(),
-        ..Generation::default()
-    };
+    let answerer = Answerer::new(bundle, LONGEST_ANSWER, None);
     let mut predictions = Vec::new();
     for case in cases {
-        let mut tiles = Vec::new();
-        if let Some(path) = &case.image {
-            let processor = bundle
-                .processor
-                .as_ref()
-                .ok_or_else(|| Error::Data(format!("{}: a text model reads no images", bundle.origin)))?;
-            let mut image = decode_file(path, &DecodeOptions::default())
-                .map_err(|e| Error::Data(format!("{}: {e}", case.id)))?;
-            if !inputs.image {
-                image = blank(image.width(), image.height());
-            }
-            tiles.push(processor.process(&image));
-        }
-        let text = Some(case.clinical_case.as_str()).filter(|text| inputs.case && !text.is_empty());
-        let messages = [Message::user(tiles.len(), question(INSTRUCTION, text, Limit::default()))];
-        let prompt = bundle.prompt(&messages, &tiles)?;
-        let (mut answers, _) =
-            generate(bundle.decoder(), Some(&bundle.tokenizer), &[prompt], &options, &mut |_, _| {
-                ControlFlow::Continue(())
-            })
-            .map_err(|e| bundle.explain(e))?;
-        let generated = answers.pop().map(|a| a.text.trim().to_owned()).unwrap_or_default();
-        let prediction = Prediction { id: case.id.clone(), expected: case.answer.clone(), generated };
+        let row = Row::of(case, INSTRUCTION, Limit::default());
+        let generated = match answerer.answer(&row, inputs)? {
+            Answer::Text { text, .. } => text,
+            Answer::BadImage(error) => return Err(Error::Data(format!("{}: {error}", row.id))),
+            Answer::Stopped => break,
+        };
+        let prediction = Prediction { id: row.id, expected: row.expected, generated };
         done(&prediction);
         predictions.push(prediction);
     }
     Ok(predictions)
-}
-
-/// Mid-grey.
-fn blank(width: usize, height: usize) -> Image {
-    // An image that was decoded is not empty, so its size makes an image again.
-    Image::from_grey(width, height, vec![128; width * height]).unwrap_or_else(|| unreachable!())
 }
 
 /// All scores of a set of reports.

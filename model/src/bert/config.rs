@@ -1,4 +1,4 @@
-//! `config.json` of a BERT or RoBERTa encoder.
+//! `config.json` of a BERT or `RoBERTa` encoder.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Text to the pieces of a BERT or RoBERTa encoder, special tokens around them.
+//! Text to the pieces of a BERT or `RoBERTa` encoder, special tokens around them.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use tokenizers::{AddedToken, PreTokenizerWrapper};
 use super::TokenizerError;
 use crate::bert::BertKind;
 
-/// A tokenizer for encoders: `WordPiece`, or byte-level BPE as RoBERTa has it.
+/// A tokenizer for encoders: `WordPiece`, or byte-level BPE as `RoBERTa` has it.
 pub struct PieceTokenizer {
     inner: tokenizers::Tokenizer,
     kind: BertKind,
@@ -24,7 +24,7 @@ pub struct PieceTokenizer {
 }
 
 impl PieceTokenizer {
-    /// Opens the `tokenizer.json` of a folder, else `vocab.txt` (BERT) or `vocab.json` and `merges.txt` (RoBERTa).
+    /// Opens the `tokenizer.json` of a folder, else `vocab.txt` (BERT) or `vocab.json` and `merges.txt` (`RoBERTa`).
     ///
     /// # Errors
     /// If neither is there, or the file is not a tokenizer of this kind.
@@ -122,7 +122,7 @@ impl PieceTokenizer {
         Ok(tokenizer.with_prefix_space(true))
     }
 
-    /// RoBERTa: whether the first word is spelled as one inside a text, with a space before it (`BERTScore` does so).
+    /// `RoBERTa`: whether the first word is spelled as one inside a text, with a space before it (`BERTScore` does so).
     /// No effect on BERT.
     #[must_use]
     pub fn with_prefix_space(mut self, prefix_space: bool) -> Self {
