@@ -3,6 +3,7 @@
 pub mod bundle;
 pub mod config;
 mod error;
+pub mod export;
 pub mod files;
 pub mod generate;
 pub mod image;
