@@ -7,6 +7,7 @@
 
 mod files;
 mod known;
+mod plan;
 mod raw;
 mod tensors;
 mod validate;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use files::{GenerationConfig, PreprocessorConfig};
+pub use plan::{QuantizedSizes, TrainingMemory, TrainingStep};
 pub use tensors::{ParameterCount, Part, TensorShape};
 pub use work::Work;
 

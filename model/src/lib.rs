@@ -4,6 +4,7 @@ pub mod bert;
 pub mod bundle;
 pub mod config;
 mod error;
+pub mod export;
 pub mod files;
 pub mod generate;
 pub mod image;

@@ -9,4 +9,4 @@ mod merge;
 pub use adapter::{Adapter, Module};
 pub use config::{LoraConfig, LoraInit, Targets};
 pub use matching::{Target, TargetKind};
-pub use merge::merged;
+pub use merge::{MergedForm, merge_folder, merged};

@@ -6,8 +6,10 @@
 
 mod config;
 mod files;
+mod folder;
 mod state;
 
 pub use config::{SKIPPED, quantization_config, skips};
 pub use files::{Written, is_quantized, read, tensors};
+pub use folder::quantize_folder;
 pub use state::{NestedState, QuantState};

@@ -162,7 +162,7 @@ fn damaged_and_foreign_weights() {
                 FileDType::F32,
                 vec![1],
                 vec![0; 4],
-            ))
+            ));
         },
         &["model.layers.9.mlp.up_proj", "no linear layer of this model"],
     );
@@ -173,7 +173,7 @@ fn damaged_and_foreign_weights() {
                 FileDType::F32,
                 vec![1],
                 vec![0; 4],
-            ))
+            ));
         },
         &["lora_embedding_A", "no part of a LoRA adapter"],
     );

@@ -5,8 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::weights::{FileDType, SafetensorsWriter, TensorSpec, Weights};
-use engine::{BlockFormat, Codebook, DType, Device, Nested, QuantConfig, Quantized, QuantizedParts, Tensor};
+use engine::{
+    BlockFormat, Codebook, DType, Device, Nested, QuantConfig, Quantized, QuantizedParts, Tensor, no_grad,
+};
+use model::bundle::network;
+use model::config::Config;
 use model::loader::Loader;
+use model::lora::{MergedForm, merge_folder};
 use model::nn::{Linear, Weight};
 use model::quantize;
 
@@ -241,35 +246,36 @@ fn rewritten(
     Weights::open(path).unwrap()
 }
 
+type Change<'a> = &'a dyn Fn(&mut String, &mut FileDType, &mut Vec<usize>, &mut Vec<u8>);
+
 #[test]
 fn damaged_weights_are_refused_by_name() {
     const STATE: &str = "layer.weight.quant_state.bitsandbytes__nf4";
     let (state, _) = pair("nested");
-    type Change<'a> = &'a dyn Fn(&mut String, &mut FileDType, &mut Vec<usize>, &mut Vec<u8>);
     let cases: [(&str, Change<'_>); 9] = [
         ("layer.weight.absmax", &|name, _, _, _| {
             if name.ends_with(".absmax") {
-                name.clear()
+                name.clear();
             }
         }),
         ("layer.weight.quant_map", &|name, _, _, _| {
             if name.ends_with(".quant_map") {
-                name.clear()
+                name.clear();
             }
         }),
         ("layer.weight.nested_quant_map", &|name, _, _, _| {
             if name.ends_with("nested_quant_map") {
-                name.clear()
+                name.clear();
             }
         }),
         ("is not the table of nf4", &|name, _, _, bytes| {
             if name.ends_with(".quant_map") {
-                bytes[3] ^= 0x40
+                bytes[3] ^= 0x40;
             }
         }),
         ("not finite", &|name, _, _, bytes| {
             if name.ends_with("nested_absmax") {
-                bytes.copy_from_slice(&f32::NAN.to_le_bytes())
+                bytes.copy_from_slice(&f32::NAN.to_le_bytes());
             }
         }),
         ("expected u8 [6144, 1]", &|name, _, shape, bytes| {
@@ -280,7 +286,7 @@ fn damaged_weights_are_refused_by_name() {
         }),
         ("U8 codes are expected", &|name, dtype, shape, _| {
             if name.ends_with(".absmax") {
-                (*dtype, shape[0]) = (FileDType::F32, shape[0] / 4)
+                (*dtype, shape[0]) = (FileDType::F32, shape[0] / 4);
             }
         }),
         ("layer.weight", &|name, _, shape, bytes| {
@@ -294,7 +300,7 @@ fn damaged_weights_are_refused_by_name() {
         }),
         ("the text says nf4, the name fp4", &|name, _, _, _| {
             if name == STATE {
-                *name = name.replace("nf4", "fp4")
+                *name = name.replace("nf4", "fp4");
             }
         }),
     ];
@@ -327,4 +333,117 @@ fn a_loader_reads_and_makes_quantised_layers() {
     assert_eq!(layer.weight.dtype(), DType::BF16);
     let head = Linear::load(&loader, "lm_head", 128, 96, false).unwrap();
     assert!(matches!(head.weight, Weight::Dense(_)));
+}
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/smolvlm-tiny")
+}
+
+/// Logits of a few tokens and their image-less forward pass.
+fn logits(folder: &Path) -> Vec<f32> {
+    let config = Config::from_file(folder.join("config.json")).unwrap();
+    let weights = Arc::new(Weights::open(folder).unwrap());
+    let network = network(&Loader::from_weights(weights, None, &Device::cpu()), &config).unwrap();
+    no_grad(|| {
+        let text = network.decoder();
+        let embeds = text.embed(&[1, 20, 30, 40, 50], 1).unwrap();
+        let places = model::llama::Places::from(0, 1, 5, text.device()).unwrap();
+        text.logits(&text.forward(&embeds, &places, None).unwrap()).unwrap().to_f32_vec().unwrap()
+    })
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    (squares(a, b) / squares(b, &vec![0.0; b.len()])).sqrt()
+}
+
+#[test]
+fn folders_are_quantised_and_open() {
+    for (codebook, double) in [(Codebook::Nf4, true), (Codebook::Nf4, false), (Codebook::Fp4, true)] {
+        let config = QuantConfig { codebook, block: 64, double };
+        let skip = quantize::SKIPPED.map(str::to_owned);
+        let out = tempfile::tempdir().unwrap();
+        let mut names = Vec::new();
+        let mut seen = |total: usize, name: &str| {
+            assert_eq!(total, 59);
+            names.push(name.to_owned());
+        };
+        let rows = quantize::quantize_folder(&tiny(), out.path(), &config, &skip, &mut seen).unwrap();
+        // 2 × 6 in the vision tower, the connector, 2 × 7 in the decoder.
+        assert_eq!((rows.len(), names.len()), (27, 59));
+        let expected = if codebook == Codebook::Nf4 { 0.05..0.12 } else { 0.05..0.16 };
+        assert!(rows.iter().all(|row| expected.contains(&row.relative)), "{rows:?}");
+        let far = distance(&logits(out.path()), &logits(&tiny()));
+        assert!((0.01..0.5).contains(&far), "{far}");
+        let text = std::fs::read_to_string(out.path().join("config.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let section = &json["quantization_config"];
+        assert_eq!(section["bnb_4bit_quant_type"], codebook.name());
+        assert_eq!(section["bnb_4bit_use_double_quant"], double);
+        assert_eq!(section["quant_method"], "bitsandbytes");
+        let again =
+            quantize::quantize_folder(out.path(), &out.path().join("twice"), &config, &skip, &mut |_, _| {});
+        assert!(again.unwrap_err().to_string().contains("quantised already"));
+    }
+    let own = quantize::quantize_folder(&tiny(), &tiny(), &QuantConfig::default(), &[], &mut |_, _| {});
+    assert!(own.unwrap_err().to_string().contains("is the model itself"));
+}
+
+#[test]
+fn quantising_as_a_loader_reads_gives_what_the_folder_gives() {
+    let skip = quantize::SKIPPED.map(str::to_owned);
+    let out = tempfile::tempdir().unwrap();
+    quantize::quantize_folder(&tiny(), out.path(), &QuantConfig::default(), &skip, &mut |_, _| {}).unwrap();
+    let config = Config::from_file(tiny().join("config.json")).unwrap();
+    let open = |folder: &Path, quantised: bool| {
+        let weights = Arc::new(Weights::open(folder).unwrap());
+        let loader = Loader::from_weights(weights, Some(DType::F32), &Device::cpu());
+        let loader = if quantised { loader } else { loader.quantized(QuantConfig::default(), skip.to_vec()) };
+        network(&loader, &config).unwrap()
+    };
+    let (stored, made) = (open(out.path(), true), open(&tiny(), false));
+    for (a, b) in stored.linears().iter().zip(made.linears()) {
+        let values = |l: &Linear| l.weight.to_dense(DType::F32).unwrap().to_bytes().unwrap();
+        assert!(values(a) == values(b), "{}", a.path);
+        assert_eq!(matches!(a.weight, Weight::Quantized(_)), a.path != "lm_head");
+    }
+}
+
+#[test]
+fn adapters_are_folded_in() {
+    let adapter = tiny().join("adapter");
+    let adapted = {
+        let config = Config::from_file(tiny().join("config.json")).unwrap();
+        let weights = Arc::new(Weights::open(tiny().join("model.safetensors")).unwrap());
+        let network = network(&Loader::from_weights(weights, None, &Device::cpu()), &config).unwrap();
+        network.attach(&model::lora::Adapter::open(&adapter, &network).unwrap()).unwrap();
+        no_grad(|| {
+            let text = network.decoder();
+            let embeds = text.embed(&[1, 20, 30, 40, 50], 1).unwrap();
+            let places = model::llama::Places::from(0, 1, 5, text.device()).unwrap();
+            text.logits(&text.forward(&embeds, &places, None).unwrap()).unwrap().to_f32_vec().unwrap()
+        })
+    };
+    let skip: Vec<String> = quantize::SKIPPED.map(str::to_owned).into();
+    let nf4 = MergedForm::Quantized(QuantConfig::default(), skip.clone());
+    let quantised = tempfile::tempdir().unwrap();
+    quantize::quantize_folder(&tiny(), quantised.path(), &QuantConfig::default(), &skip, &mut |_, _| {})
+        .unwrap();
+    for (base, form, limit, count) in [
+        (tiny(), MergedForm::Float(DType::F32), 1e-6, 0),
+        (tiny(), MergedForm::Float(DType::BF16), 2e-2, 0),
+        (tiny(), nf4.clone(), 0.5, 27),
+        (quantised.path().to_owned(), MergedForm::Float(DType::F32), 0.5, 0),
+        // Only the 20 layers of the adapter are rounded again.
+        (quantised.path().to_owned(), nf4, 0.5, 20),
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let rows = merge_folder(&base, &adapter, out.path(), &form, &mut |_, _| {}).unwrap();
+        assert_eq!(rows.len(), count, "{form:?}");
+        let far = distance(&logits(out.path()), &adapted);
+        println!("{form:?}: {far:.2e}");
+        assert!(far <= limit, "{form:?}: {far}");
+        let text = std::fs::read_to_string(out.path().join("config.json")).unwrap();
+        assert_eq!(text.contains("quantization_config"), matches!(form, MergedForm::Quantized(..)));
+    }
 }

@@ -78,6 +78,18 @@ impl Config {
         list.0
     }
 
+    /// Path and `[out, in]` of every linear layer that has a weight of its own, in the order of the forward pass.
+    pub fn linears(&self) -> Vec<(String, [usize; 2])> {
+        let mut all = Vec::new();
+        for TensorShape { name, shape, .. } in self.tensors() {
+            let table = name.ends_with("embed_tokens.weight") || name.contains("position_embedding");
+            if let (Some(path), &[out, inner], false) = (name.strip_suffix(".weight"), &shape[..], table) {
+                all.push((path.to_owned(), [out, inner]));
+            }
+        }
+        all
+    }
+
     /// Parameters by part.
     pub fn parameter_count(&self) -> ParameterCount {
         let mut count = ParameterCount::default();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use engine::ops::RopeKind;
 use engine::{DType, Device, Rng, Tensor};
 
 use super::{LoraConfig, LoraInit, Target, TargetKind};
@@ -38,6 +39,7 @@ impl Adapter {
     /// # Errors
     /// If the configuration finds no layers, or asks to train a quantised layer whole.
     pub fn new(config: LoraConfig, network: &Network, seed: u64) -> Result<Self> {
+        network.in_halves()?;
         let layers = network.linears();
         let targets = config.targets(layers.iter().map(|l| (l.path.as_str(), l.weight.dims())))?;
         let dropout = DropoutState::new();
@@ -108,6 +110,18 @@ impl Network {
     /// Where it lives.
     pub fn device(&self) -> &Device {
         self.decoder().device()
+    }
+
+    /// Adapters are made for rows of q and k in the order of Hugging Face files; GGUF has another.
+    pub(super) fn in_halves(&self) -> Result<()> {
+        if self.decoder().rope() == RopeKind::Half {
+            return Ok(());
+        }
+        Err(Error::Input(
+            "adapters need a model in Hugging Face layout, GGUF orders the rows of q and k otherwise: \
+             make a folder of it with `roentgen convert`"
+                .into(),
+        ))
     }
 
     /// Puts an adapter on the layers that it belongs to and takes any other off. Nothing is merged or copied.

@@ -46,6 +46,7 @@ impl Adapter {
             )));
         }
         let weights = Weights::open(&path)?;
+        network.in_halves()?;
         let layers = network.linears();
         let in_folder = |e: Error| Error::Input(format!("{}: {e}", folder.display()));
         let targets =
