@@ -10,7 +10,6 @@ use model::image::Idefics3Processor;
 
 use crate::checkpoint::{Checkpoints, State, rows_hash};
 use crate::config::TrainConfig;
-use crate::data::batch::Collation;
 use crate::data::features::Features;
 use crate::data::images::{self, Images};
 use crate::data::sample::{Preparation, Reader};
@@ -116,7 +115,6 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         bad.extend(more);
     }
     bar.finish_and_clear();
-    let text_rows = train_rows.iter().filter(|(case, _)| case.image.is_none()).count();
     cases.add_bad(bad);
     report_bad(&config.out, &cases.bad)?;
 
@@ -152,11 +150,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
             vision_is_frozen: frozen,
             features: reader.features.as_ref(),
         },
-        collation: Collation {
-            pad_id: setup.pad_id(),
-            image_id: setup.config.image.as_ref().map(|image| image.image_token_id),
-            loss: config.loss.over,
-        },
+        collation: setup.collation(config.loss.over),
         metrics: Metrics::open(&config.out, start)?,
         optimizer,
         checkpoints,
@@ -182,7 +176,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         stopped,
         parameters: session.optimizer.parameters.iter().map(|p| p.value.count()).sum(),
         rows: train.len(),
-        text_rows,
+        text_rows: train.iter().filter(|sample| sample.is_text()).count(),
         loss: records.iter().rev().find_map(|r| match r {
             Record::Step(s) => Some(s.loss),
             Record::Validation(_) => None,

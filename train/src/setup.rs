@@ -12,7 +12,8 @@ use model::prompt::{ChatTemplate, END_OF_UTTERANCE, FAKE, GLOBAL, IMAGE, PromptE
 use model::tokenizer::{Tokenizer, train_bpe};
 use serde_json::{Value, json};
 
-use crate::config::{ImageSection, ModelSection, TextSizes, TrainConfig, VisionSizes};
+use crate::config::{ImageSection, LossOver, ModelSection, TextSizes, TrainConfig, VisionSizes};
+use crate::data::batch::Collation;
 use crate::data::{Cases, Split};
 use crate::error::{Error, Result};
 
@@ -199,6 +200,15 @@ impl Setup {
     /// Parameters in all.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(|(_, t)| t.count()).sum()
+    }
+
+    /// How rows become batches. Padding is what the notebook leaves out of the loss by its id (spec smolvlm §8); where
+    /// a text model pads with the token that ends an answer, that would keep it from ever learning to end.
+    pub fn collation(&self, loss: LossOver) -> Collation {
+        let pad_id = self.pad_id();
+        let image_id = self.config.image.as_ref().map(|image| image.image_token_id);
+        let padding = Some(pad_id).filter(|&id| self.end_id().is_ok_and(|end| end != id));
+        Collation { pad_id, never: [image_id, padding], loss }
     }
 
     /// What fills the shorter rows of a batch.
