@@ -93,7 +93,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
     let own_cache = config.out.join("cache");
     let cache = config.data.cache.as_ref().unwrap_or(&own_cache);
     // Another run may be writing to a cache that is shared.
-    let leftover = if *cache == own_cache { Duration::ZERO } else { Duration::from_secs(24 * 3600) };
+    let leftover = if *cache == own_cache { Duration::ZERO } else { Duration::from_hours(24) };
     let images = processor.as_ref().map(|p| Images::new(p, cache, leftover)).transpose()?;
     let preparation = Preparation {
         encoder: &encoder,

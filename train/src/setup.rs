@@ -154,15 +154,13 @@ impl Setup {
     /// # Errors
     /// If the tokenizer is not the model's.
     pub fn encoder(&self) -> Result<PromptEncoder<'_>> {
-        Ok(match &self.config.image {
-            Some(image) => PromptEncoder::new(&self.tokenizer, &self.template, image)?,
-            None => {
-                let encoder = PromptEncoder::text_only(&self.tokenizer, &self.template);
-                match self.tokenizer.special_id(END_OF_UTTERANCE) {
-                    Some(_) => encoder,
-                    None => encoder.ending_with(self.end_id()?),
-                }
-            }
+        if let Some(image) = &self.config.image {
+            return Ok(PromptEncoder::new(&self.tokenizer, &self.template, image)?);
+        }
+        let encoder = PromptEncoder::text_only(&self.tokenizer, &self.template);
+        Ok(match self.tokenizer.special_id(END_OF_UTTERANCE) {
+            Some(_) => encoder,
+            None => encoder.ending_with(self.end_id()?),
         })
     }
 
