@@ -1,5 +1,6 @@
 //! `data`: rows of a run, converted and checked.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ enum DataCommand {
 
 /// Write the chest X-rays of a MultiCaRe folder as rows for `train`
 ///
-/// The folder holds cases.csv, captions_and_labels.csv and the images, as version 1 or 2 of the data set has them.
+/// The folder holds `cases.csv`, `captions_and_labels.csv` and the images, as version 1 or 2 of the data set has them.
 /// Training, validation and test rows are drawn by article, so that none is in two parts.
 #[derive(Debug, clap::Args)]
 struct MulticareArgs {
@@ -195,10 +196,11 @@ fn check_text(check: &Check) -> String {
         })
         .collect();
     let mut text = output::table(&head, &rows);
-    text += &format!("\nno group and no image is in two parts\n{} rows are in no list\n", check.unlisted);
-    text += &format!("{} rows cannot be used\n", check.bad.len());
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "\nno group and no image is in two parts\n{} rows are in no list", check.unlisted);
+    let _ = writeln!(text, "{} rows cannot be used", check.bad.len());
     for row in &check.bad {
-        text += &format!("  {row}\n");
+        let _ = writeln!(text, "  {row}");
     }
     text
 }

@@ -29,7 +29,7 @@ pub(crate) struct GenerateArgs {
     /// The text; - reads stdin. May be given several times
     #[arg(long, required = true, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Vec<String>,
-    /// An image (PNG or JPEG) that comes before the text of every prompt. May be given several times
+    /// An image (PNG, JPEG or WebP) that comes before the text of every prompt. May be given several times
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
     /// Put the prompt into the model's chat template

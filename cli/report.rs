@@ -27,7 +27,7 @@ use crate::{interrupt, system};
 /// Several images or a folder: one JSON object a line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportArgs {
-    /// PNG or JPEG files, or folders of them
+    /// PNG, JPEG or WebP files, or folders of them
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     /// The clinical case: what is known besides the image (the first 500 characters are read)
@@ -184,7 +184,7 @@ fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if kind.is_dir() {
             let before = images.len();
             images.extend(images_in(path)?);
-            ensure!(images.len() > before, "{}: no PNG or JPEG image in this folder", path.display());
+            ensure!(images.len() > before, "{}: no PNG, JPEG or WebP image in this folder", path.display());
         } else {
             images.push(path.clone());
         }
@@ -196,7 +196,7 @@ fn find_images(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// Files of a folder that begin as PNG or JPEG do, whatever their names end with.
+/// Files of a folder that begin as PNG, JPEG or WebP do, whatever their names end with.
 fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("{}: the folder cannot be read", folder.display());
     let mut images = Vec::new();
@@ -213,12 +213,14 @@ fn images_in(folder: &Path) -> Result<Vec<PathBuf>> {
 /// A file that is named as an image is taken even if it is none: its line then says what is wrong.
 fn has_image_name(path: &Path) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    ["png", "jpg", "jpeg"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    ["png", "jpg", "jpeg", "webp"].iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 fn begins_as_image(path: &Path) -> bool {
-    let mut head = [0; 8];
+    let mut head = [0; 12];
     let Ok(mut file) = fs::File::open(path) else { return false };
     file.read_exact(&mut head).is_ok()
-        && (head.starts_with(b"\x89PNG\r\n\x1a\n") || head.starts_with(b"\xff\xd8\xff"))
+        && (head.starts_with(b"\x89PNG\r\n\x1a\n")
+            || head.starts_with(b"\xff\xd8\xff")
+            || (head.starts_with(b"RIFF") && head.ends_with(b"WEBP")))
 }

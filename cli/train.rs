@@ -94,14 +94,14 @@ fn to_json(summary: &Summary, config: &TrainConfig) -> Value {
 }
 
 fn rows_text(summary: &Summary) -> String {
-    let mut text = format!("{} ({} could not be used", summary.rows, summary.bad.len());
+    let mut notes = vec![format!("{} could not be used", summary.bad.len())];
     if summary.unlisted > 0 {
-        text += &format!(", {} in no list", summary.unlisted);
+        notes.push(format!("{} in no list", summary.unlisted));
     }
     if summary.text_rows > 0 {
-        text += &format!(", {} of text alone", summary.text_rows);
+        notes.push(format!("{} of text alone", summary.text_rows));
     }
-    text + ")"
+    format!("{} ({})", summary.rows, notes.join(", "))
 }
 
 fn text(summary: &Summary, config: &TrainConfig) -> String {

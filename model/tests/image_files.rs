@@ -54,6 +54,38 @@ fn the_content_decides_and_png_is_exact() {
     assert_eq!((image.width(), image.height(), image.is_grey()), (64, 40, true));
 }
 
+/// What MultiCaRe has: lossless here, so that the pixels can be compared.
+#[test]
+fn webp_is_read() {
+    let webp = |image: DynamicImage| {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::WebP).unwrap();
+        bytes.into_inner()
+    };
+    let grey = film(61, 47);
+    let bytes = webp(DynamicImage::ImageRgb8(DynamicImage::ImageLuma8(grey.clone()).into_rgb8()));
+    let image = open(&bytes).unwrap();
+    assert!(image.is_grey());
+    assert_eq!(image, Image::from_grey(61, 47, grey.into_raw()).unwrap());
+    let rgb = colours(50, 30);
+    assert_eq!(open(&webp(rgb.clone().into())).unwrap().to_rgb(), rgb.into_raw());
+    let tight = DecodeOptions { max_pixels: 1000, ..DecodeOptions::default() };
+    assert!(matches!(decode(&bytes, "film.webp", &tight), Err(ImageError::TooLarge { .. })));
+    for length in (12..bytes.len()).step_by(7) {
+        let error = open(&bytes[..length]).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Truncated { .. } | ImageError::Damaged { .. }),
+            "{length}: {error}"
+        );
+    }
+    for at in 12..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x55;
+        // An image or an error, and no panic.
+        let _ = open(&damaged);
+    }
+}
+
 #[test]
 fn alpha_is_dropped_and_depths_are_reduced() {
     let rgba = ImageBuffer::from_fn(4, 4, |x, y| Rgba([10 * x as u8, 20 * y as u8, 7, (x * 60) as u8]));

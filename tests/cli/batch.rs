@@ -40,7 +40,7 @@ fn a_broken_image_has_a_line_with_its_error() {
     assert_eq!(outcome.code, 1, "{outcome:#?}");
     let lines = outcome.lines();
     assert_eq!(names(&lines), ["a.png", "b.png", "c.png"]);
-    assert!(lines[1]["error"].as_str().unwrap().contains("not a PNG or JPEG"), "{}", lines[1]);
+    assert!(lines[1]["error"].as_str().unwrap().contains("not a PNG, JPEG or WebP"), "{}", lines[1]);
     assert!(lines[0].get("error").is_none() && lines[2].get("error").is_none());
     outcome.says(&["1 of 3 images could not be read"]);
 }
@@ -117,7 +117,7 @@ fn other_files_and_other_models_are_left_alone() {
 #[test]
 fn an_empty_folder_and_a_name_given_twice_are_errors() {
     let (tiny, images) = (Tiny::new(), Images::new());
-    report(&tiny, &[images.name()]).fails(&["no PNG or JPEG image in this folder"]);
+    report(&tiny, &[images.name()]).fails(&["no PNG, JPEG or WebP image in this folder"]);
     let image = images.gradient("a.png", 30, 30);
     let image = image.to_str().unwrap();
     report(&tiny, &[image, image]).fails(&["named twice"]);

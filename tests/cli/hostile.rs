@@ -21,7 +21,8 @@ fn images_that_are_none() {
     let png = std::fs::read(images.gradient("whole.png", 200, 200)).unwrap();
     report(&tiny, &images.raw("cut.jpg", &whole[..whole.len() / 2])).fails(&["cut.jpg", "cut off"]);
     report(&tiny, &images.raw("cut.png", &png[..png.len() / 2])).fails(&["cut.png", "cut off"]);
-    report(&tiny, &images.raw("text.png", b"Dear colleague,")).fails(&["text.png", "not a PNG or JPEG"]);
+    report(&tiny, &images.raw("text.png", b"Dear colleague,"))
+        .fails(&["text.png", "not a PNG, JPEG or WebP"]);
     report(&tiny, &images.raw("empty.png", b"")).fails(&["empty.png", "empty"]);
     report(&tiny, &images.path().join("absent.png")).fails(&["absent.png"]);
     let mut lies = png;

@@ -60,7 +60,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
                     }
                     lines.iter().map(|line| format!("{line}\n")).collect::<String>().into_bytes()
                 }
-                _ if name.ends_with(".json") || name.ends_with(".toml") => {
+                _ if path.extension().is_some_and(|e| e == "json" || e == "toml") => {
                     let text = String::from_utf8(bytes).unwrap();
                     text.replace(folder.to_str().unwrap(), "HERE").into_bytes()
                 }

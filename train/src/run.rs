@@ -10,7 +10,6 @@ use model::image::Idefics3Processor;
 
 use crate::checkpoint::{Checkpoints, State, rows_hash};
 use crate::config::TrainConfig;
-use crate::data::batch::Collation;
 use crate::data::features::Features;
 use crate::data::images::{self, Images};
 use crate::data::sample::{Preparation, Reader};
@@ -94,7 +93,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
     let own_cache = config.out.join("cache");
     let cache = config.data.cache.as_ref().unwrap_or(&own_cache);
     // Another run may be writing to a cache that is shared.
-    let leftover = if *cache == own_cache { Duration::ZERO } else { Duration::from_secs(24 * 3600) };
+    let leftover = if *cache == own_cache { Duration::ZERO } else { Duration::from_hours(24) };
     let images = processor.as_ref().map(|p| Images::new(p, cache, leftover)).transpose()?;
     let preparation = Preparation {
         encoder: &encoder,
@@ -116,7 +115,6 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         bad.extend(more);
     }
     bar.finish_and_clear();
-    let text_rows = train_rows.iter().filter(|(case, _)| case.image.is_none()).count();
     cases.add_bad(bad);
     report_bad(&config.out, &cases.bad)?;
 
@@ -153,11 +151,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
             dropout: setup.adapter.as_ref().map(|adapter| &**adapter.dropout()),
             features: reader.features.as_ref(),
         },
-        collation: Collation {
-            pad_id: setup.pad_id(),
-            image_id: setup.config.image.as_ref().map(|image| image.image_token_id),
-            loss: config.loss.over,
-        },
+        collation: setup.collation(config.loss.over),
         metrics: Metrics::open(&config.out, start)?,
         optimizer,
         checkpoints,
@@ -192,7 +186,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         stopped,
         parameters: session.optimizer.parameters.iter().map(|p| p.value.count()).sum(),
         rows: train.len(),
-        text_rows,
+        text_rows: train.iter().filter(|sample| sample.is_text()).count(),
         loss: records.iter().rev().find_map(|r| match r {
             Record::Step(s) => Some(s.loss),
             Record::Validation(_) => None,

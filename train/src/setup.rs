@@ -13,7 +13,8 @@ use model::prompt::{ChatTemplate, END_OF_UTTERANCE, FAKE, GLOBAL, IMAGE, PromptE
 use model::tokenizer::{Tokenizer, train_bpe};
 use serde_json::{Value, json};
 
-use crate::config::{ImageSection, ModelSection, Precision, TextSizes, TrainConfig, VisionSizes};
+use crate::config::{ImageSection, LossOver, ModelSection, Precision, TextSizes, TrainConfig, VisionSizes};
+use crate::data::batch::Collation;
 use crate::data::{Cases, Split};
 use crate::error::{Error, Result};
 
@@ -163,15 +164,13 @@ impl Setup {
     /// # Errors
     /// If the tokenizer is not the model's.
     pub fn encoder(&self) -> Result<PromptEncoder<'_>> {
-        Ok(match &self.config.image {
-            Some(image) => PromptEncoder::new(&self.tokenizer, &self.template, image)?,
-            None => {
-                let encoder = PromptEncoder::text_only(&self.tokenizer, &self.template);
-                match self.tokenizer.special_id(END_OF_UTTERANCE) {
-                    Some(_) => encoder,
-                    None => encoder.ending_with(self.end_id()?),
-                }
-            }
+        if let Some(image) = &self.config.image {
+            return Ok(PromptEncoder::new(&self.tokenizer, &self.template, image)?);
+        }
+        let encoder = PromptEncoder::text_only(&self.tokenizer, &self.template);
+        Ok(match self.tokenizer.special_id(END_OF_UTTERANCE) {
+            Some(_) => encoder,
+            None => encoder.ending_with(self.end_id()?),
         })
     }
 
@@ -213,6 +212,15 @@ impl Setup {
     pub fn parameter_count(&self) -> usize {
         let base = self.config.parameter_count().total() as usize;
         base + self.adapter.as_ref().map_or(0, Adapter::parameter_count)
+    }
+
+    /// How rows become batches. Padding is what the notebook leaves out of the loss by its id (spec smolvlm §8); where
+    /// a text model pads with the token that ends an answer, that would keep it from ever learning to end.
+    pub fn collation(&self, loss: LossOver) -> Collation {
+        let pad_id = self.pad_id();
+        let image_id = self.config.image.as_ref().map(|image| image.image_token_id);
+        let padding = Some(pad_id).filter(|&id| self.end_id().is_ok_and(|end| end != id));
+        Collation { pad_id, never: [image_id, padding], loss }
     }
 
     /// What fills the shorter rows of a batch.

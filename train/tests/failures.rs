@@ -76,19 +76,25 @@ fn a_full_disk_leaves_the_last_checkpoint() {
 
 #[test]
 fn a_loss_that_is_not_finite_stops_with_the_rows() {
-    let folder = tempfile::tempdir().unwrap();
-    common::data(folder.path());
-    // Warm-up ends at a rate that no weights survive.
-    let config = common::config(
-        folder.path(),
-        &[("optimizer.lr", "1e36"), ("training.checkpoint_every", "1"), ("training.clip_norm", "0")],
-    );
-    match run(&config, &Options::default()).unwrap_err() {
-        Error::NotFinite { step, rows, last_good, .. } => {
-            assert!(step >= 3 && rows.len() == 4 && rows[0].starts_with("row-"), "{step} {rows:?}");
-            assert!(last_good.contains(&format!("step-{:06}", step - 1)), "{last_good}");
+    // In the loss of the third step, or already in a report after the second.
+    for (samples, earliest) in [("0", 3), ("1", 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        common::data(folder.path());
+        // Warm-up ends at a rate that no weights survive.
+        let changes = [
+            ("optimizer.lr", "1e36"),
+            ("training.checkpoint_every", "1"),
+            ("training.clip_norm", "0"),
+            ("training.sample_count", samples),
+        ];
+        match run(&common::config(folder.path(), &changes), &Options::default()).unwrap_err() {
+            Error::NotFinite { step, rows, last_good, .. } => {
+                assert_eq!(step, earliest);
+                assert!(rows.len() == 4 && rows[0].starts_with("row-"), "{rows:?}");
+                assert!(last_good.contains(&format!("step-{:06}", step - 1)), "{last_good}");
+            }
+            other => panic!("{other}"),
         }
-        other => panic!("{other}"),
     }
 }
 

@@ -1,7 +1,8 @@
-//! PNG and JPEG files, by their content.
+//! PNG, JPEG and WebP files, by their content.
 
 mod jpeg;
 mod png;
+mod webp;
 
 use std::io::Read;
 use std::path::Path;
@@ -25,8 +26,8 @@ pub enum ImageError {
         /// The file.
         origin: String,
     },
-    /// Neither PNG nor JPEG.
-    #[error("{origin}: not a PNG or JPEG image but {found}; convert it to PNG first")]
+    /// No PNG, JPEG or WebP.
+    #[error("{origin}: not a PNG, JPEG or WebP image but {found}; convert it to PNG first")]
     Format {
         /// The file.
         origin: String,
@@ -38,7 +39,7 @@ pub enum ImageError {
     Truncated {
         /// The file.
         origin: String,
-        /// `PNG` or `JPEG`.
+        /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
     },
     /// The file contradicts itself, or uses a part of its format that is not supported.
@@ -46,7 +47,7 @@ pub enum ImageError {
     Damaged {
         /// The file.
         origin: String,
-        /// `PNG` or `JPEG`.
+        /// `PNG`, `JPEG` or `WebP`.
         format: &'static str,
         /// What the decoder said.
         reason: String,
@@ -120,6 +121,7 @@ pub fn decode(bytes: &[u8], origin: &str, options: &DecodeOptions) -> Result<Ima
     match sniff(bytes, origin)? {
         Format::Png => png::decode(bytes, &file),
         Format::Jpeg => jpeg::decode(bytes, &file),
+        Format::WebP => webp::decode(bytes, &file),
     }
 }
 
@@ -128,6 +130,7 @@ pub fn decode(bytes: &[u8], origin: &str, options: &DecodeOptions) -> Result<Ima
 enum Format {
     Png,
     Jpeg,
+    WebP,
 }
 
 impl Format {
@@ -135,6 +138,7 @@ impl Format {
         match self {
             Self::Png => "PNG",
             Self::Jpeg => "JPEG",
+            Self::WebP => "WebP",
         }
     }
 }
@@ -203,10 +207,11 @@ fn sniff(head: &[u8], origin: &str) -> Result<Format, ImageError> {
         }
     }
     let is_at = |at: usize, magic: &[u8]| head.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    if is_at(0, b"RIFF") && is_at(8, b"WEBP") {
+        return Ok(Format::WebP);
+    }
     let found = if is_at(128, b"DICM") {
         "a DICOM file"
-    } else if is_at(0, b"RIFF") && is_at(8, b"WEBP") {
-        "a WebP image"
     } else if is_at(0, b"GIF8") {
         "a GIF image"
     } else if is_at(0, b"II*\0") || is_at(0, b"MM\0*") {

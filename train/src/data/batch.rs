@@ -51,8 +51,8 @@ pub struct Batch<'p> {
 pub struct Collation {
     /// Fills shorter rows.
     pub pad_id: u32,
-    /// The place of an image feature, which never counts; `None` for a decoder alone.
-    pub image_id: Option<u32>,
+    /// Tokens that never count: the place of an image feature, and padding, unless padding also ends an answer.
+    pub never: [Option<u32>; 2],
     /// Which tokens count.
     pub loss: LossOver,
 }
@@ -96,7 +96,7 @@ impl Collation {
             LossOver::Answer => example.answer_start,
         };
         let id = example.ids[i];
-        i >= start && Some(id) != self.image_id && id != self.pad_id
+        i >= start && !self.never.contains(&Some(id))
     }
 
     /// Training samples `rows` of `samples`, varied.
@@ -187,6 +187,18 @@ mod tests {
         let mut sorted = b;
         sorted.sort_unstable();
         assert_eq!(sorted, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_counts() {
+        let example = Example { ids: vec![1, 9, 9, 5, 2, 6], answer_start: 3, image_tokens: 2 };
+        let counted = |loss, never| {
+            let collation = Collation { pad_id: 2, never, loss };
+            (0..6).filter(|&i| collation.counts(&example, i)).collect::<Vec<_>>()
+        };
+        assert_eq!(counted(LossOver::All, [Some(9), Some(2)]), [0, 3, 5]);
+        assert_eq!(counted(LossOver::Answer, [Some(9), Some(2)]), [3, 5]);
+        assert_eq!(counted(LossOver::Answer, [None, None]), [3, 4, 5]);
     }
 
     #[test]

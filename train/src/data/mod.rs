@@ -113,15 +113,14 @@ impl Cases {
                 let bad = |reason| BadRow { place: place.clone(), reason };
                 match row::parse(&line, &place, section, &parts) {
                     Ok(None) => all.unlisted += 1,
-                    Ok(Some(case)) => match seen.get(&case.id) {
-                        Some(first) => {
-                            all.bad.push(bad(format!("the id `{}` is already at {first}", case.id)))
-                        }
-                        None => {
+                    Ok(Some(case)) => {
+                        if let Some(first) = seen.get(&case.id) {
+                            all.bad.push(bad(format!("the id `{}` is already at {first}", case.id)));
+                        } else {
                             seen.insert(case.id.clone(), place);
                             all.cases.push(case);
                         }
-                    },
+                    }
                     Err(reason) => all.bad.push(bad(reason)),
                 }
             }

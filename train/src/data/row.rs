@@ -21,13 +21,10 @@ pub(super) fn parse(
     let line = str::from_utf8(line).map_err(|e| format!("not UTF-8 text (byte {})", e.valid_up_to() + 1))?;
     let value: Value = serde_json::from_str(line).map_err(|e| format!("not JSON: {e}"))?;
     let Value::Object(fields) = value else { return Err("not a JSON object".into()) };
-    let id = match text(&fields, "id")? {
-        Some(id) => id,
-        None => {
-            let file = place.file.strip_prefix(&section.root).unwrap_or(&place.file);
-            format!("{}:{}", file.display(), place.line)
-        }
-    };
+    let id = text(&fields, "id")?.unwrap_or_else(|| {
+        let file = place.file.strip_prefix(&section.root).unwrap_or(&place.file);
+        format!("{}:{}", file.display(), place.line)
+    });
     let split = match parts {
         Parts::Drawn => Split::Train,
         Parts::Listed(lists) => match lists.get(&id) {

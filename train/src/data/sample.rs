@@ -32,6 +32,11 @@ impl Sample {
             _ => &self.with_case,
         }
     }
+
+    /// Whether it has no image.
+    pub fn is_text(&self) -> bool {
+        self.picture.is_none()
+    }
 }
 
 /// What a row's image is given to the model as.

@@ -235,7 +235,7 @@ mod tests {
         fs::create_dir(&sub).unwrap();
         let left = sub.join(".abc.1-0.partial");
         fs::write(&left, b"half").unwrap();
-        Store::open(folder.path(), "tiles", Duration::from_secs(3600)).unwrap();
+        Store::open(folder.path(), "tiles", Duration::from_hours(1)).unwrap();
         assert!(left.exists(), "another process may be writing it");
         Store::open(folder.path(), "tiles", Duration::ZERO).unwrap();
         assert!(!left.exists());
