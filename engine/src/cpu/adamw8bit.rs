@@ -32,7 +32,9 @@ fn encode(map: &Dynamic, values: &mut [f32], codes: &mut [u8]) -> f32 {
     let absmax = absmax(values);
     // A block of zeros is 0 whatever it is divided by.
     let by = if absmax > 0.0 { absmax } else { 1.0 };
-    values.iter_mut().for_each(|x| *x /= by);
+    for x in values.iter_mut() {
+        *x /= by;
+    }
     map.nearest(values, codes);
     absmax
 }

@@ -120,6 +120,7 @@ fn cell_of(x: f32) -> u16 {
 /// than scalar loads.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
+    #[allow(clippy::wildcard_imports, reason = "intrinsics")]
     use std::arch::x86_64::*;
 
     use super::Dynamic;
