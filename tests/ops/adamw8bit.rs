@@ -188,7 +188,9 @@ fn a_gradient_that_is_not_finite_stays_with_its_element() {
     let mut source = Source::new(9);
     let clean: Vec<f32> = (0..n).map(|_| source.rng.normal()).collect();
     let mut spoilt = clean.clone();
-    bad.iter().for_each(|&(i, x)| spoilt[i] = x);
+    for (i, x) in bad {
+        spoilt[i] = x;
+    }
     let step = |g: &[f32]| {
         let p = Tensor::full(&[n], 0.5, DType::F32, &device).unwrap();
         let state = Drawn::new(n, &mut Source::new(4)).on(&[n], &device).unwrap();

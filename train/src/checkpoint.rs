@@ -6,8 +6,8 @@ use std::fs::{self, File};
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use engine::Tensor;
 use engine::weights::{FileDType, SafetensorsWriter, TensorSpec, WeightError, Weights};
+use engine::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -125,12 +125,7 @@ impl Checkpoints {
 
         let weights: Vec<_> = optimizer.parameters.iter().map(|p| (p.name.clone(), &p.value)).collect();
         write_tensors(&partial.0.join(WEIGHTS), &weights, create)?;
-        let moments: Vec<_> = optimizer
-            .parameters
-            .iter()
-            .flat_map(|p| [(format!("m.{}", p.name), &p.m), (format!("v.{}", p.name), &p.v)])
-            .collect();
-        write_tensors(&partial.0.join(OPTIMIZER), &moments, create)?;
+        write_tensors(&partial.0.join(OPTIMIZER), &optimizer.state(), create)?;
         let path = partial.0.join(STATE);
         let json = serde_json::to_vec_pretty(state)
             .map_err(|e| Error::checkpoint(&path, format!("cannot be written: {e}")))?;
@@ -159,12 +154,23 @@ impl Checkpoints {
         let json = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
         let state: State =
             serde_json::from_slice(&json).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        let (theirs, ours) = (state.config.optimizer.kind, optimizer.kind());
+        if theirs != ours {
+            let reason = format!(
+                "holds the state of `optimizer.kind` = {:?}, the run's is {:?}; continue with the former, or start a \
+                 new run",
+                theirs.name(),
+                ours.name()
+            );
+            return Err(Error::checkpoint(&folder, reason));
+        }
         let weights = Weights::open(folder.join(WEIGHTS))?;
-        let moments = Weights::open(folder.join(OPTIMIZER))?;
         for p in &optimizer.parameters {
             read_into(&weights, &p.name, &p.value)?;
-            read_into(&moments, &format!("m.{}", p.name), &p.m)?;
-            read_into(&moments, &format!("v.{}", p.name), &p.v)?;
+        }
+        let tensors = Weights::open(folder.join(OPTIMIZER))?;
+        for (name, tensor) in optimizer.state() {
+            read_into(&tensors, &name, tensor)?;
         }
         Ok(Some(state))
     }
@@ -185,7 +191,7 @@ fn write_tensors(path: &Path, tensors: &[(String, &Tensor)], create: Create<'_>)
     let specs: Vec<TensorSpec<'_>> = tensors
         .iter()
         .zip(&shapes)
-        .map(|((name, _), shape)| TensorSpec { name, dtype: FileDType::F32, shape })
+        .map(|((name, tensor), shape)| TensorSpec { name, dtype: file_dtype(tensor), shape })
         .collect();
     let file = create(path).map_err(|e| Error::io(path, "create", e))?;
     let mut writer = SafetensorsWriter::new(file, path, &specs, &BTreeMap::new())?;
@@ -195,17 +201,29 @@ fn write_tensors(path: &Path, tensors: &[(String, &Tensor)], create: Create<'_>)
     writer.finish()?.sync().map_err(|e| Error::io(path, "write", e))
 }
 
+/// Codes of 8-bit states are bytes, everything else f32.
+fn file_dtype(tensor: &Tensor) -> FileDType {
+    if tensor.dtype() == DType::U8 { FileDType::U8 } else { FileDType::F32 }
+}
+
 fn read_into(weights: &Weights, name: &str, target: &Tensor) -> Result<()> {
     let entry = weights.require(name)?;
-    if entry.shape() != &target.dims()[..] || entry.dtype() != FileDType::F32 {
+    let dtype = file_dtype(target);
+    if entry.shape() != &target.dims()[..] || entry.dtype() != dtype {
         return Err(WeightError::Tensor {
             path: entry.path().to_owned(),
             tensor: name.to_owned(),
-            reason: format!("is {:?}, the run's is {:?}", entry.shape(), target.dims()),
+            reason: format!(
+                "is {} {:?}, the run's is {dtype} {:?}: the checkpoint is of another model, or of another \
+                 `optimizer.min_8bit_size`",
+                entry.dtype(),
+                entry.shape(),
+                target.dims()
+            ),
         }
         .into());
     }
-    let values = Tensor::from_slice(&entry.to_f32()?, &target.dims(), target.device())?;
+    let values = Tensor::from_bytes(entry.bytes(), &target.dims(), target.dtype(), target.device())?;
     Ok(target.detach().write(&values)?)
 }
 

@@ -1,27 +1,75 @@
-//! Parameters with their `AdamW` state, the global norm and its clipping.
+//! Parameters with their optimiser state, the global norm and its clipping.
 
 use engine::memory::tagged;
-use engine::ops::AdamW;
-use engine::{DType, Gradients, Tensor};
+use engine::ops::{AdamW, AdamW8bit, Moments8bit, Sgd};
+use engine::{DType, Gradients, Spec, Tensor};
 
-use crate::config::OptimizerSection;
-use crate::error::Result;
+use crate::config::{OptimizerKind, OptimizerSection, StatePlace};
+use crate::error::{Error, Result};
 
-/// A trained tensor with its moments.
+/// A trained tensor with its state.
 pub struct Parameter {
     /// Its published name.
     pub name: String,
     /// The leaf, f32.
     pub value: Tensor,
-    /// First moment, f32, like the value.
-    pub m: Tensor,
-    /// Second moment.
-    pub v: Tensor,
+    state: State,
     /// Whether weight decay applies.
     decay: bool,
 }
 
-/// `AdamW` over a list of parameters.
+/// What an optimiser remembers of a parameter from step to step.
+enum State {
+    /// `AdamW`'s moments, f32, of the parameter's shape.
+    Moments { m: Tensor, v: Tensor },
+    /// The same in 8 bits.
+    Moments8bit(Box<Moments8bit>),
+    /// Momentum of `sgd`, f32, of the parameter's shape.
+    Momentum(Tensor),
+    /// `sgd` without momentum.
+    Nothing,
+}
+
+impl State {
+    /// Shapes and types of the tensors that a parameter needs, as [`Self::from_tensors`] takes them.
+    fn specs(section: &OptimizerSection, value: &Tensor) -> Result<Vec<Spec>> {
+        let like = |dtype| Spec { dims: value.dims(), dtype };
+        Ok(match section.kind {
+            OptimizerKind::Adamw8bit if value.count() >= section.min_8bit_size => {
+                let blocks = Spec::new(&[value.count().div_ceil(AdamW8bit::BLOCK)], DType::F32)?;
+                vec![like(DType::U8), like(DType::U8), blocks, blocks]
+            }
+            OptimizerKind::Adamw | OptimizerKind::Adamw8bit => vec![like(DType::F32), like(DType::F32)],
+            OptimizerKind::Sgd if section.momentum != 0.0 => vec![like(DType::F32)],
+            OptimizerKind::Sgd => Vec::new(),
+        })
+    }
+
+    fn from_tensors(tensors: &mut dyn Iterator<Item = Tensor>) -> Self {
+        match (tensors.next(), tensors.next(), tensors.next(), tensors.next()) {
+            (Some(m), Some(v), Some(absmax_m), Some(absmax_v)) => {
+                Self::Moments8bit(Box::new(Moments8bit { m, v, absmax_m, absmax_v }))
+            }
+            (Some(m), Some(v), ..) => Self::Moments { m, v },
+            (Some(momentum), ..) => Self::Momentum(momentum),
+            _ => Self::Nothing,
+        }
+    }
+
+    /// Its tensors with their names in checkpoints, which are followed by a dot and the parameter's.
+    fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+        match self {
+            Self::Moments { m, v } => vec![("m", m), ("v", v)],
+            Self::Moments8bit(s) => {
+                vec![("m", &s.m), ("v", &s.v), ("absmax_m", &s.absmax_m), ("absmax_v", &s.absmax_v)]
+            }
+            Self::Momentum(momentum) => vec![("momentum", momentum)],
+            Self::Nothing => Vec::new(),
+        }
+    }
+}
+
+/// An optimiser over a list of parameters.
 pub struct Optimizer {
     /// In the order of the model.
     pub parameters: Vec<Parameter>,
@@ -29,17 +77,37 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Moments of 0 for each of `tensors`.
+    /// State of zeros for each of `tensors`.
+    ///
+    /// # Errors
+    /// If there is no memory, or no room for the file that the state is to lie in.
     pub fn new(tensors: Vec<(String, Tensor)>, section: &OptimizerSection) -> Result<Self> {
-        let parameter = |(name, value): (String, Tensor)| {
-            let zeros = || Tensor::zeros(&value.dims(), DType::F32, value.device());
-            let (m, v) = tagged("optimizer", || Ok::<_, engine::Error>((zeros()?, zeros()?)))?;
-            // Norms and biases are the vectors among a transformer's parameters.
-            let decay = section.decay_norms_and_biases || value.rank() > 1;
-            Ok(Parameter { name, value, m, v, decay })
+        let specs: Vec<Vec<Spec>> =
+            tensors.iter().map(|(_, value)| State::specs(section, value)).collect::<Result<_>>()?;
+        let mut state = tagged("optimizer", || zeros(&specs.concat(), &tensors, section))?.into_iter();
+        let parameter = |((name, value), specs): ((String, Tensor), &Vec<Spec>)| {
+            let state = State::from_tensors(&mut state.by_ref().take(specs.len()));
+            let decay = section.decay_norms_and_biases || !is_norm_or_bias(&name);
+            Parameter { name, value, state, decay }
         };
-        let parameters = tensors.into_iter().map(parameter).collect::<Result<_>>()?;
+        let parameters = tensors.into_iter().zip(&specs).map(parameter).collect();
         Ok(Self { parameters, section: section.clone() })
+    }
+
+    /// Which optimiser it is.
+    pub fn kind(&self) -> OptimizerKind {
+        self.section.kind
+    }
+
+    /// Every tensor of the state with its name in checkpoints.
+    pub fn state(&self) -> Vec<(String, &Tensor)> {
+        let each = self.parameters.iter().flat_map(|p| p.state.tensors().into_iter().map(move |s| (p, s)));
+        each.map(|(p, (what, tensor))| (format!("{what}.{}", p.name), tensor)).collect()
+    }
+
+    /// Bytes of the state.
+    pub fn state_bytes(&self) -> usize {
+        self.state().iter().map(|(_, t)| t.bytes()).sum()
     }
 
     /// Norm of all gradients as one vector. Sums of f32 squares per tensor are added in f64, in the order of the
@@ -52,29 +120,86 @@ impl Optimizer {
         Ok(sum.sqrt())
     }
 
-    /// Step number `step` (from 1) at rate `lr`; `scale` multiplies the gradients first. A parameter that no
-    /// gradient reached stays as it is.
+    /// Step number `step` (from 1) at rate `lr`; `scale` multiplies the gradients first, inside the update: it
+    /// takes no pass over memory of its own. A parameter that no gradient reached stays as it is.
     pub fn step(&self, gradients: &mut Gradients, step: usize, lr: f64, scale: f32) -> Result<()> {
         for p in &self.parameters {
             let Some(gradient) = gradients.take(&p.value) else { continue };
-            let gradient = if scale == 1.0 { gradient } else { gradient.affine(scale, 0.0)? };
-            let op = AdamW {
+            let weight_decay = if p.decay { self.section.weight_decay } else { 0.0 };
+            let adamw = AdamW {
                 lr,
                 beta1: self.section.beta1,
                 beta2: self.section.beta2,
                 eps: self.section.eps,
-                weight_decay: if p.decay { self.section.weight_decay } else { 0.0 },
+                weight_decay,
                 step: u32::try_from(step).unwrap_or(u32::MAX),
-                grad_scale: 1.0,
+                grad_scale: scale,
             };
-            Tensor::adamw_step(&p.value, &p.m, &p.v, &gradient, &op)?;
+            let sgd = Sgd { lr, momentum: self.section.momentum, weight_decay, grad_scale: scale };
+            match &p.state {
+                State::Moments { m, v } => Tensor::adamw_step(&p.value, m, v, &gradient, &adamw)?,
+                State::Moments8bit(state) => Tensor::adamw8bit_step(&p.value, state, &gradient, &adamw)?,
+                State::Momentum(buffer) => Tensor::sgd_step(&p.value, Some(buffer), &gradient, &sgd)?,
+                State::Nothing => Tensor::sgd_step(&p.value, None, &gradient, &sgd)?,
+            }
         }
         Ok(())
     }
+}
+
+/// Tensors of zeros, in memory or in the file that `section` names.
+fn zeros(specs: &[Spec], parameters: &[(String, Tensor)], section: &OptimizerSection) -> Result<Vec<Tensor>> {
+    let Some((_, first)) = parameters.first() else { return Ok(Vec::new()) };
+    let device = first.device();
+    match section.state {
+        StatePlace::Memory => {
+            Ok(specs.iter().map(|s| Tensor::zeros(&s.dims, s.dtype, device)).collect::<Result<_, _>>()?)
+        }
+        StatePlace::File => {
+            let path = section.state_file.as_deref().ok_or_else(|| {
+                Error::config("[optimizer]", "`state = \"file\"` needs a path in `state_file`")
+            })?;
+            Ok(Tensor::zeros_in_file(path, specs, device)?)
+        }
+    }
+}
+
+/// Whether transformers leaves a parameter of this name out of weight decay: biases, and the weights of norms, as
+/// all norms of the supported models have "norm" in their module's name. The matrices of `LoRA` are neither.
+fn is_norm_or_bias(name: &str) -> bool {
+    name.split('.').any(|part| part == "bias" || part.contains("norm"))
 }
 
 /// What torch's `clip_grad_norm_` multiplies gradients of norm `norm` by: `min(1, limit/(norm + 1e-6))`; a
 /// `limit` of 0 means never.
 pub fn clip_factor(norm: f64, limit: f64) -> f32 {
     if limit == 0.0 { 1.0 } else { (limit / (norm + 1e-6)).min(1.0) as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_and_biases_are_told_by_name() {
+        for name in [
+            "model.text_model.norm.weight",
+            "model.text_model.layers.0.input_layernorm.weight",
+            "model.vision_model.encoder.layers.3.layer_norm1.bias",
+            "model.vision_model.post_layernorm.weight",
+            "vision_tower.vision_model.pre_layrnorm.weight",
+            "model.vision_model.encoder.layers.3.mlp.fc1.bias",
+        ] {
+            assert!(is_norm_or_bias(name), "{name}");
+        }
+        for name in [
+            "lm_head.weight",
+            "model.text_model.layers.0.self_attn.q_proj.lora_A.weight",
+            "model.text_model.layers.0.self_attn.q_proj.lora_B.weight",
+            "vision_model.embeddings.class_embedding",
+            "model.vision_model.embeddings.position_embedding.weight",
+        ] {
+            assert!(!is_norm_or_bias(name), "{name}");
+        }
+    }
 }

@@ -17,6 +17,11 @@ pub enum Schedule {
     Cosine,
 }
 
+/// Steps of warm-up in a run of `total` steps: `steps` if that is not 0, else `ratio` of all, rounded up.
+pub fn warmup_steps(steps: usize, ratio: f64, total: usize) -> usize {
+    if steps > 0 { steps } else { (total as f64 * ratio).ceil() as usize }
+}
+
 impl Schedule {
     /// Factor of step `step`, counted from 0, in a run of `total` steps of which `warmup` rise.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {

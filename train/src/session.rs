@@ -192,7 +192,7 @@ impl Session<'_> {
                 return Err(self.not_finite(done, what, value, rows));
             }
         }
-        let lr = self.config.optimizer.lr * s.shape.factor(done, s.warmup_steps, self.plan.total);
+        let lr = self.config.optimizer.lr * s.shape.factor(done, s.warmup(self.plan.total), self.plan.total);
         self.optimizer.step(&mut sum.gradients, done + 1, lr, clip_factor(norm, t.clip_norm))?;
         Ok(StepRecord {
             step: done + 1,

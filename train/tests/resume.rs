@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::cpu::threads::with_threads;
+use engine::weights::{FileDType, Weights};
+use train::config::{OptimizerKind, StatePlace};
 use train::metrics::StepRecord;
 use train::{Options, Summary, TrainConfig, run};
 
@@ -63,6 +65,51 @@ fn six_steps_are_three_and_three_for_any_number_of_threads() {
         let metrics = std::fs::read_to_string(stopped.path().join("run/metrics.jsonl")).unwrap();
         assert_eq!(metrics.matches("\"kind\":\"step\"").count(), 6);
     }
+}
+
+/// With 8-bit moments, also of the small tensors of this model, in memory first and then in a file; and with the
+/// other kinds of state.
+#[test]
+fn every_kind_of_state_is_continued_from() {
+    for (kind, momentum) in [("adamw_8bit", "0.0"), ("sgd", "0.9"), ("sgd", "0.0")] {
+        // Some tensors have 8-bit moments, some f32.
+        let change =
+            [("optimizer.kind", kind), ("optimizer.momentum", momentum), ("optimizer.min_8bit_size", "1000")];
+        let (straight, config) = fresh(&change);
+        run(&config, &Options::default()).unwrap();
+        let (stopped, mut config) = fresh(&change);
+        until(3, &config, false);
+        config.optimizer.state = StatePlace::File;
+        config.optimizer.state_file = Some(stopped.path().join("run/state.bin"));
+        let second = run(&config, &Options { resume: true, ..Options::default() }).unwrap();
+        assert_eq!((second.steps, second.stopped), (6, false));
+        assert!(weights(straight.path()) == weights(stopped.path()), "weights differ ({kind} {momentum})");
+        assert!(!stopped.path().join("run/state.bin").exists());
+        if kind == "adamw_8bit" {
+            let state = stopped.path().join("run/checkpoints/step-000006/optimizer.safetensors");
+            let state = Weights::open(state).unwrap();
+            let kinds = |dtype| state.entries().iter().filter(|e| e.dtype() == dtype).count();
+            assert!(kinds(FileDType::U8) > 4 && kinds(FileDType::F32) > kinds(FileDType::U8), "a mixture");
+        }
+    }
+}
+
+#[test]
+fn another_kind_of_state_is_refused() {
+    let (_folder, config) = fresh(&[("optimizer.kind", "adamw_8bit"), ("optimizer.min_8bit_size", "1000")]);
+    until(2, &config, false);
+    let resume = Options { resume: true, ..Options::default() };
+    let mut other = config.clone();
+    other.optimizer.kind = OptimizerKind::Adamw;
+    let said = run(&other, &resume).unwrap_err().to_string();
+    assert!(
+        said.contains("\"adamw_8bit\"") && said.contains("\"adamw\"") && said.contains("step-"),
+        "{said}"
+    );
+    let mut other = config.clone();
+    other.optimizer.min_8bit_size = 10;
+    let said = run(&other, &resume).unwrap_err().to_string();
+    assert!(said.contains("min_8bit_size") && said.contains("U8") && said.contains("F32"), "{said}");
 }
 
 #[test]

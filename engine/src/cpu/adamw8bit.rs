@@ -26,20 +26,15 @@ struct Maps {
     v: &'static Dynamic,
 }
 
-#[inline(always)]
-fn decode(map: &Dynamic, codes: &[u8], absmax: f32, values: &mut [f32]) {
-    for (value, &code) in values.iter_mut().zip(codes) {
-        *value = map.values[code as usize] * absmax;
-    }
-}
-
 /// Codes of a block; returns its largest magnitude.
 #[inline(always)]
 fn encode(map: &Dynamic, values: &mut [f32], codes: &mut [u8]) -> f32 {
     let absmax = absmax(values);
     // A block of zeros is 0 whatever it is divided by.
     let by = if absmax > 0.0 { absmax } else { 1.0 };
-    values.iter_mut().for_each(|x| *x /= by);
+    for x in values.iter_mut() {
+        *x /= by;
+    }
     map.nearest(values, codes);
     absmax
 }
@@ -55,8 +50,8 @@ multiversion! {
             p.chunks_mut(BLOCK).zip(g.chunks(BLOCK)).zip(codes).zip(largest)
         {
             let (m, v) = (&mut m[..p.len()], &mut v[..p.len()]);
-            decode(maps.m, codes_m, *absmax_m, m);
-            decode(maps.v, codes_v, *absmax_v, v);
+            maps.m.decode(codes_m, *absmax_m, m);
+            maps.v.decode(codes_v, *absmax_v, v);
             for (((p, m), v), g) in p.iter_mut().zip(&mut *m).zip(&mut *v).zip(g) {
                 let g = factors.scaled(g.to_f32());
                 let (mut new_m, mut new_v) = (*m, *v);

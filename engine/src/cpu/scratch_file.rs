@@ -95,7 +95,7 @@ impl Tensor {
         let mut end = 0usize;
         for spec in specs {
             let next = end.checked_add(spec.bytes()).and_then(|n| n.checked_next_multiple_of(ALIGN));
-            let next = next.filter(|&n| n <= isize::MAX as usize).ok_or_else(|| Error::OutOfMemory {
+            let next = next.filter(|&n| isize::try_from(n).is_ok()).ok_or_else(|| Error::OutOfMemory {
                 device: path.display().to_string(),
                 bytes: spec.bytes(),
                 in_use: end,

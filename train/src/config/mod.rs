@@ -15,8 +15,9 @@ pub use adapter::{LoraSection, LoraStart, Modules, QuantFormat, QuantizationSect
 pub use data::{DataSection, IdLists, LimitOver, SplitShares};
 pub(crate) use data::{EXPECTED_OUTPUT, group_by};
 pub use sections::{
-    Augmentation, ImageSection, LossOver, LossSection, ModelSection, Normalisation, OptimizerSection,
-    Precision, ScheduleSection, TextSizes, TokenizerSection, TrainingSection, VisionSizes, WeightDType,
+    Augmentation, ImageSection, LossOver, LossSection, ModelSection, Normalisation, OptimizerKind,
+    OptimizerSection, Precision, ScheduleSection, StatePlace, TextSizes, TokenizerSection, TrainingSection,
+    VisionSizes, WeightDType,
 };
 
 /// A whole run. Relative paths are relative to the file's folder, those of `[data]` (but `data.cache`) to
@@ -52,7 +53,7 @@ pub struct TrainConfig {
     /// What is minimised.
     #[serde(default)]
     pub loss: LossSection,
-    /// `AdamW`.
+    /// The optimiser.
     #[serde(default)]
     pub optimizer: OptimizerSection,
     /// Learning rate over time.
@@ -102,7 +103,7 @@ impl TrainConfig {
             &changed
         };
         let mut config: Self = toml::from_str(text).map_err(|e| failed(&e))?;
-        config.resolve_paths(folder);
+        config.resolve(folder);
         config.validate(origin)?;
         Ok(config)
     }
@@ -113,12 +114,24 @@ impl TrainConfig {
         toml::to_string_pretty(self).unwrap_or_else(|e| format!("# cannot be written as TOML: {e}\n"))
     }
 
-    fn resolve_paths(&mut self, folder: &Path) {
+    /// Makes paths independent of the file's folder and fills in what depends on other keys.
+    fn resolve(&mut self, folder: &Path) {
         let join = |path: &mut PathBuf| *path = folder.join(&*path);
         join(&mut self.out);
         join(&mut self.data.root);
-        let paths =
-            [&mut self.model.config, &mut self.model.folder, &mut self.tokenizer.file, &mut self.data.cache];
+        if self.optimizer.state == StatePlace::File && self.optimizer.state_file.is_none() {
+            self.optimizer.state_file = Some(self.out.join("optimizer-state.bin"));
+        }
+        if self.schedule.warmup_steps.is_none() && self.schedule.warmup_ratio.is_none() {
+            self.schedule.warmup_steps = Some(ScheduleSection::DEFAULT_WARMUP);
+        }
+        let paths = [
+            &mut self.optimizer.state_file,
+            &mut self.model.config,
+            &mut self.model.folder,
+            &mut self.tokenizer.file,
+            &mut self.data.cache,
+        ];
         for path in paths {
             path.iter_mut().for_each(join);
         }
@@ -189,6 +202,8 @@ impl TrainConfig {
             ("optimizer.weight_decay", finite(o.weight_decay), "a finite number, not negative"),
             ("optimizer.beta1", beta(o.beta1), "at least 0 and below 1"),
             ("optimizer.beta2", beta(o.beta2), "at least 0 and below 1"),
+            ("optimizer.momentum", beta(o.momentum), "at least 0 and below 1"),
+            ("schedule.warmup_ratio", self.schedule.warmup_ratio.is_none_or(share), "a share from 0 to 1"),
             ("optimizer.eps", o.eps.is_finite() && o.eps > 0.0, "a positive number"),
             ("training.clip_norm", finite(t.clip_norm), "a finite number, not negative"),
             ("model.init_std", m.init_std.is_finite() && m.init_std > 0.0, "a positive number"),
@@ -207,12 +222,14 @@ impl TrainConfig {
 
     /// Keys whose values differ from `other`'s, beside those that do not change what is computed.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
-        const HARMLESS: [&str; 11] = [
+        const HARMLESS: [&str; 13] = [
             "out",
             "data.root",
             "data.cache",
             "data.workers",
             "data.prefetch",
+            "optimizer.state",
+            "optimizer.state_file",
             "training.sample_count",
             "training.sample_tokens",
             "training.validate_every",
@@ -283,8 +300,9 @@ files = ["cases.jsonl"]
     fn defaults_are_the_notebooks() {
         let config = parse(SMALL, &[]).unwrap();
         assert_eq!((config.seed, config.training.batch_size, config.training.accumulation), (42, 4, 4));
-        assert_eq!((config.optimizer.lr, config.schedule.warmup_steps), (1e-4, 50));
+        assert_eq!((config.optimizer.lr, config.schedule.warmup(1000)), (1e-4, 50));
         assert_eq!(config.training.clip_norm, 1.0);
+        assert_eq!(config.optimizer.kind, OptimizerKind::DEFAULT);
         assert_eq!(config.out, Path::new("/here/run"));
         // What is printed reads back as the same.
         assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
@@ -298,6 +316,8 @@ files = ["cases.jsonl"]
         assert!(said.contains("unknown field"), "{said}");
         let said = parse(SMALL, &[("schedule.shape", "cosin")]).unwrap_err();
         assert!(said.contains("did you mean `cosine`?"), "{said}");
+        let said = parse(SMALL, &[("optimizer.kind", "adam_8bit")]).unwrap_err();
+        assert!(said.contains("did you mean `adamw_8bit`?"), "{said}");
     }
 
     #[test]
@@ -309,10 +329,35 @@ files = ["cases.jsonl"]
     }
 
     #[test]
+    fn what_depends_on_other_keys_is_filled_in() {
+        let config = parse(SMALL, &[("optimizer.state", "file")]).unwrap();
+        assert_eq!(config.optimizer.state_file.as_deref(), Some(Path::new("/here/run/optimizer-state.bin")));
+        let named = [("optimizer.state", "file"), ("optimizer.state_file", "s.bin")];
+        let other = parse(SMALL, &named).unwrap();
+        assert_eq!(other.optimizer.state_file.as_deref(), Some(Path::new("/here/s.bin")));
+        // Where the state lies changes nothing that is computed.
+        assert!(config.differences(&other).is_empty());
+        assert!(config.differences(&parse(SMALL, &[]).unwrap()).is_empty());
+
+        let ratio = parse(SMALL, &[("schedule.warmup_ratio", "0.1")]).unwrap();
+        assert_eq!(ratio.schedule.warmup(200), 20);
+        let default = parse(SMALL, &[]).unwrap();
+        assert_eq!(default.schedule.warmup_steps, Some(50));
+        assert!(default.differences(&parse(SMALL, &[("schedule.warmup_steps", "50")]).unwrap()).is_empty());
+        assert_eq!(parse(&ratio.to_toml(), &[]).unwrap(), ratio);
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Adamw8bit, OptimizerKind::Sgd] {
+            let config = parse(SMALL, &[("optimizer.kind", kind.name())]).unwrap();
+            assert_eq!(config.optimizer.kind, kind);
+        }
+    }
+
+    #[test]
     fn senseless_values_are_refused_by_name() {
         for (key, value) in [
             ("training.batch_size", "0"),
             ("optimizer.beta2", "1.0"),
+            ("optimizer.momentum", "-0.1"),
+            ("schedule.warmup_ratio", "1.5"),
             ("data.case_dropout", "1.5"),
             ("training.clip_norm", "-1"),
             ("tokenizer.vocab_size", "400"),

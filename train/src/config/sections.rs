@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, warmup_steps};
 
 /// Element type of the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,50 +192,124 @@ pub struct LossSection {
     pub normalisation: Normalisation,
 }
 
-/// `AdamW`.
+/// How a gradient becomes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// `AdamW` with f32 moments: 8 bytes a parameter.
+    Adamw,
+    /// `AdamW` with 8-bit moments (bitsandbytes): 2 bytes a parameter. Small tensors keep f32 moments.
+    #[serde(rename = "adamw_8bit")]
+    Adamw8bit,
+    /// Gradient descent, with momentum if that is not 0. Weight decay is a part of the gradient.
+    Sgd,
+}
+
+impl OptimizerKind {
+    /// The kind of a run that names none.
+    pub const DEFAULT: Self = Self::Adamw;
+
+    /// Name in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adamw => "adamw",
+            Self::Adamw8bit => "adamw_8bit",
+            Self::Sgd => "sgd",
+        }
+    }
+}
+
+/// Where the optimiser's state lies during the run. It makes no difference to any result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatePlace {
+    /// In memory.
+    #[default]
+    Memory,
+    /// In a file that is mapped into memory, as bitsandbytes' paged optimisers keep theirs outside of the GPU's
+    /// memory: the system keeps in memory what there is room for.
+    File,
+}
+
+/// The optimiser.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerSection {
+    /// Which.
+    pub kind: OptimizerKind,
     /// Peak learning rate.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment (`AdamW`).
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment (`AdamW`).
     pub beta2: f64,
-    /// Added to the denominator.
+    /// Added to the denominator (`AdamW`).
     pub eps: f64,
-    /// Decoupled weight decay.
+    /// Share of the last step that goes into the next (`sgd`).
+    pub momentum: f64,
+    /// Weight decay: decoupled for `AdamW`, a part of the gradient for `sgd`.
     pub weight_decay: f64,
     /// Norms and biases decay too.
     pub decay_norms_and_biases: bool,
+    /// Tensors of fewer elements keep f32 moments under `adamw_8bit`.
+    pub min_8bit_size: usize,
+    /// Where the state lies.
+    pub state: StatePlace,
+    /// The file, if it lies in one; `optimizer-state.bin` in the run's folder if none is named. It must not be
+    /// there yet, and is gone after the run: checkpoints hold the state too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_file: Option<PathBuf>,
 }
 
 impl Default for OptimizerSection {
     fn default() -> Self {
         Self {
+            kind: OptimizerKind::DEFAULT,
             lr: 1e-4,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
+            momentum: 0.0,
             weight_decay: 0.01,
             decay_norms_and_biases: false,
+            min_8bit_size: 4096,
+            state: StatePlace::Memory,
+            state_file: None,
         }
     }
 }
 
-/// Learning rate over time.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Learning rate over time. It rises for `warmup_steps` or, if that is not given or 0, for `warmup_ratio` of the
+/// run; if neither is given, for 50 steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleSection {
     /// Its shape.
     pub shape: Schedule,
     /// Steps that it rises for.
-    pub warmup_steps: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
+    /// Share of all steps that it rises for, rounded up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_ratio: Option<f64>,
 }
 
 impl Default for ScheduleSection {
     fn default() -> Self {
-        Self { shape: Schedule::Linear, warmup_steps: 50 }
+        Self { shape: Schedule::Linear, warmup_steps: None, warmup_ratio: None }
+    }
+}
+
+impl ScheduleSection {
+    /// Steps that the rate rises for if nothing is said; the notebook's.
+    pub const DEFAULT_WARMUP: usize = 50;
+
+    /// Steps that the rate rises for in a run of `total` steps.
+    pub fn warmup(&self, total: usize) -> usize {
+        match (self.warmup_steps, self.warmup_ratio) {
+            (None, None) => Self::DEFAULT_WARMUP,
+            (steps, ratio) => warmup_steps(steps.unwrap_or(0), ratio.unwrap_or(0.0), total),
+        }
     }
 }
 
