@@ -22,7 +22,6 @@ struct Args {
     profile: bool,
 }
 
-
 fn args() -> Args {
     let mut args = Args { what: "all".into(), dtype: DType::BF16, repeats: 7, profile: false };
     let mut given = std::env::args().skip(1).filter(|a| a != "--bench");

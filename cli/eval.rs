@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use engine::DType;
 use serde_json::json;
@@ -73,12 +73,28 @@ pub(crate) fn run(args: &EvalArgs, global: &Global) -> Result<ExitCode> {
     let device = global.device()?;
     let config = TrainConfig::from_file(&args.config, &args.set)?;
     let dtype = args.dtype.map(DType::from);
-    let spec = |path: PathBuf| SystemSpec { source: source(path), dtype };
+    // Both sides see the weights as the run did.
+    let quantized = config.quantization.as_ref().map(|q| (q.config(), q.skip.clone()));
+    let dtype = dtype.or_else(|| config.lora.as_ref().map(|_| DType::from(config.precision)));
+    let spec = |path: PathBuf| SystemSpec {
+        source: source(path),
+        dtype,
+        quantized: quantized.clone(),
+        adapter: None,
+    };
     let base = args.base.clone().or_else(|| config.model.folder.clone());
     if base.is_none() {
         tracing::warn!("the run starts from no model: without --base the tuned one stands alone");
     }
     let tuned = args.tuned.clone().map_or_else(|| default_tuned(&config), Ok)?;
+    let tuned = if tuned.join("adapter_config.json").is_file() {
+        let base = base.clone().ok_or_else(|| {
+            anyhow!("{}: an adapter needs the model that it was trained on; give --base", tuned.display())
+        })?;
+        SystemSpec { adapter: Some(tuned), ..spec(base) }
+    } else {
+        spec(tuned)
+    };
     let scoring = args.scoring.open(&device)?;
     interrupt::watch()?;
     let evaluation = Evaluation {
@@ -89,7 +105,7 @@ pub(crate) fn run(args: &EvalArgs, global: &Global) -> Result<ExitCode> {
         },
         limit: args.limit,
         base: base.map(spec),
-        tuned: spec(tuned),
+        tuned,
         out: args.out.clone().unwrap_or_else(|| default_folder(&config)),
         longest: args.max_new_tokens,
         resume: args.resume,

@@ -52,7 +52,7 @@ impl tracing::Subscriber for &'static Spans {
 static SPANS: std::sync::LazyLock<Spans> = std::sync::LazyLock::new(Spans::default);
 
 /// Runs `f` and prints the time of each operation in it. [`install`] comes first.
-pub fn profile(name: &str, f: &mut dyn FnMut()) {
+pub(crate) fn profile(name: &str, f: &mut dyn FnMut()) {
     SPANS.totals.lock().unwrap().clear();
     let start = Instant::now();
     f();
@@ -72,6 +72,6 @@ pub fn profile(name: &str, f: &mut dyn FnMut()) {
 }
 
 /// Starts listening; once per process.
-pub fn install() {
+pub(crate) fn install() {
     tracing::subscriber::set_global_default(&*SPANS).expect("no other subscriber");
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::ops::RopeKind;
 use engine::weights::{Weights, gguf};
-use engine::{DType, Device, Tensor, no_grad};
+use engine::{DType, Device, QuantConfig, Tensor, no_grad};
 
 use crate::config::{Config, GenerationConfig, ModelType, PreprocessorConfig, TextConfig};
 use crate::error::{Error, Result};
@@ -154,8 +154,8 @@ impl Bundle {
     /// has them (f16 and block-quantised ones become f32, which holds their values exactly).
     pub fn open(path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
         if path.is_dir() {
-            let weights = Weights::open(path)?;
-            return Self::assemble(&Files::Folder(path.into()), weights, dtype, device);
+            let loader = Loader::from_weights(Arc::new(Weights::open(path)?), dtype, device);
+            return Self::assemble(&Files::Folder(path.into()), &loader);
         }
         let weights = Weights::open(path)?;
         if weights.gguf().is_none() {
@@ -167,16 +167,30 @@ impl Bundle {
         Self::from_gguf(weights, dtype, device)
     }
 
+    /// As [`Self::open`] for a folder, its linear layers in 4 bits: quantised as they are read, one at a time. `skip`
+    /// as in [`Loader::quantized`].
+    pub fn open_quantized(
+        folder: &Path,
+        dtype: Option<DType>,
+        config: QuantConfig,
+        skip: Vec<String>,
+        device: &Device,
+    ) -> Result<Self> {
+        let loader =
+            Loader::from_weights(Arc::new(Weights::open(folder)?), dtype, device).quantized(config, skip);
+        Self::assemble(&Files::Folder(folder.into()), &loader)
+    }
+
     /// A model that is part of the program.
     pub fn embedded(files: Embedded, dtype: Option<DType>, device: &Device) -> Result<Self> {
         let name = "model.safetensors";
         let bytes = files.files.iter().find(|f| f.0 == name);
         let bytes = bytes.ok_or_else(|| Error::Input(format!("{}/{name}: missing", files.name)))?.1;
         let weights = Weights::embedded(&format!("{}/{name}", files.name), bytes)?;
-        Self::assemble(&Files::Embedded(files), weights, dtype, device)
+        Self::assemble(&Files::Embedded(files), &Loader::from_weights(Arc::new(weights), dtype, device))
     }
 
-    fn assemble(files: &Files, weights: Weights, dtype: Option<DType>, device: &Device) -> Result<Self> {
+    fn assemble(files: &Files, loader: &Loader) -> Result<Self> {
         let hint = "a model folder holds config.json, tokenizer.json and model.safetensors";
         let config = Config::from_json(&files.require("config.json", hint)?, &files.path("config.json"))?;
         let tokenizer =
@@ -210,8 +224,7 @@ impl Bundle {
                 config.text.vocab_size
             )));
         }
-        let loader = Loader::from_weights(Arc::new(weights), dtype, device);
-        let network = network(&loader, &config)?;
+        let network = network(loader, &config)?;
         Ok(Self {
             origin: files.path("").trim_end_matches('/').to_owned(),
             template: files.template()?,

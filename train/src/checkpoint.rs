@@ -154,7 +154,7 @@ impl Checkpoints {
         let json = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
         let state: State =
             serde_json::from_slice(&json).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
-        let (theirs, ours) = (state.config.optimizer.kind, optimizer.kind());
+        let (theirs, ours) = (state.config.optimizer.kind(), optimizer.kind());
         if theirs != ours {
             let reason = format!(
                 "holds the state of `optimizer.kind` = {:?}, the run's is {:?}; continue with the former, or start a \

@@ -34,7 +34,7 @@ impl State {
     /// Shapes and types of the tensors that a parameter needs, as [`Self::from_tensors`] takes them.
     fn specs(section: &OptimizerSection, value: &Tensor) -> Result<Vec<Spec>> {
         let like = |dtype| Spec { dims: value.dims(), dtype };
-        Ok(match section.kind {
+        Ok(match section.kind() {
             OptimizerKind::Adamw8bit if value.count() >= section.min_8bit_size => {
                 let blocks = Spec::new(&[value.count().div_ceil(AdamW8bit::BLOCK)], DType::F32)?;
                 vec![like(DType::U8), like(DType::U8), blocks, blocks]
@@ -96,7 +96,7 @@ impl Optimizer {
 
     /// Which optimiser it is.
     pub fn kind(&self) -> OptimizerKind {
-        self.section.kind
+        self.section.kind()
     }
 
     /// Every tensor of the state with its name in checkpoints.

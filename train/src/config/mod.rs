@@ -119,6 +119,8 @@ impl TrainConfig {
         let join = |path: &mut PathBuf| *path = folder.join(&*path);
         join(&mut self.out);
         join(&mut self.data.root);
+        let usual = if self.lora.is_some() { OptimizerKind::Adamw8bit } else { OptimizerKind::Adamw };
+        self.optimizer.kind.get_or_insert(usual);
         if self.optimizer.state == StatePlace::File && self.optimizer.state_file.is_none() {
             self.optimizer.state_file = Some(self.out.join("optimizer-state.bin"));
         }
@@ -302,7 +304,11 @@ files = ["cases.jsonl"]
         assert_eq!((config.seed, config.training.batch_size, config.training.accumulation), (42, 4, 4));
         assert_eq!((config.optimizer.lr, config.schedule.warmup(1000)), (1e-4, 50));
         assert_eq!(config.training.clip_norm, 1.0);
-        assert_eq!(config.optimizer.kind, OptimizerKind::DEFAULT);
+        assert_eq!(config.optimizer.kind(), OptimizerKind::Adamw);
+        let qlora = parse(&format!("{SMALL}\n[quantization]\n[lora]\n"), &[]).unwrap();
+        assert_eq!(qlora.optimizer.kind(), OptimizerKind::Adamw8bit);
+        let lora = qlora.lora.unwrap();
+        assert_eq!((lora.r, lora.alpha, lora.dropout, lora.init), (8, 8.0, 0.1, LoraStart::Gaussian));
         assert_eq!(config.out, Path::new("/here/run"));
         // What is printed reads back as the same.
         assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
@@ -347,7 +353,7 @@ files = ["cases.jsonl"]
         assert_eq!(parse(&ratio.to_toml(), &[]).unwrap(), ratio);
         for kind in [OptimizerKind::Adamw, OptimizerKind::Adamw8bit, OptimizerKind::Sgd] {
             let config = parse(SMALL, &[("optimizer.kind", kind.name())]).unwrap();
-            assert_eq!(config.optimizer.kind, kind);
+            assert_eq!(config.optimizer.kind(), kind);
         }
     }
 

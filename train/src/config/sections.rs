@@ -206,9 +206,6 @@ pub enum OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// The kind of a run that names none.
-    pub const DEFAULT: Self = Self::Adamw;
-
     /// Name in configurations.
     pub const fn name(self) -> &'static str {
         match self {
@@ -235,8 +232,9 @@ pub enum StatePlace {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerSection {
-    /// Which.
-    pub kind: OptimizerKind,
+    /// Which; the notebook's `adamw_8bit` for an adapter, else `adamw`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<OptimizerKind>,
     /// Peak learning rate.
     pub lr: f64,
     /// Decay of the first moment (`AdamW`).
@@ -261,10 +259,17 @@ pub struct OptimizerSection {
     pub state_file: Option<PathBuf>,
 }
 
+impl OptimizerSection {
+    /// The kind, resolved.
+    pub fn kind(&self) -> OptimizerKind {
+        self.kind.unwrap_or(OptimizerKind::Adamw)
+    }
+}
+
 impl Default for OptimizerSection {
     fn default() -> Self {
         Self {
-            kind: OptimizerKind::DEFAULT,
+            kind: None,
             lr: 1e-4,
             beta1: 0.9,
             beta2: 0.999,

@@ -290,7 +290,7 @@ pub fn default_folder(config: &TrainConfig) -> PathBuf {
 
 /// The tuned model of a run.
 pub fn default_tuned(config: &TrainConfig) -> Result<PathBuf> {
-    let folder = config.out.join("model");
+    let folder = config.out.join(if config.lora.is_some() { "adapter" } else { "model" });
     if Path::is_dir(&folder) {
         return Ok(folder);
     }

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use engine::{DType, Device};
+use engine::{DType, Device, QuantConfig};
 use model::bundle::{Bundle, Embedded};
+use model::lora::Adapter;
 
 use crate::error::Result;
 
@@ -23,15 +24,26 @@ pub struct SystemSpec {
     pub source: Source,
     /// Type to hold weights and compute in; `None`: as the file has them.
     pub dtype: Option<DType>,
+    /// Linear layers in 4 bits, but for the modules named; for folders.
+    pub quantized: Option<(QuantConfig, Vec<String>)>,
+    /// An adapter's folder, put on the model.
+    pub adapter: Option<PathBuf>,
 }
 
 impl SystemSpec {
     /// What stands for it in files and messages.
     pub fn origin(&self) -> String {
-        match &self.source {
+        let mut text = match &self.source {
             Source::Path(path) => path.display().to_string(),
             Source::Embedded(files) => files.name.to_owned(),
+        };
+        if let Some((config, _)) = &self.quantized {
+            text += &format!(" in {}", config.codebook.name());
         }
+        if let Some(adapter) = &self.adapter {
+            text += &format!(" with {}", adapter.display());
+        }
+        text
     }
 }
 
@@ -40,8 +52,17 @@ impl SystemSpec {
 /// # Errors
 /// If the model cannot be opened.
 pub fn open_system(spec: &SystemSpec, device: &Device) -> Result<Bundle> {
-    Ok(match &spec.source {
-        Source::Path(path) => Bundle::open(path, spec.dtype, device)?,
-        Source::Embedded(files) => Bundle::embedded(*files, spec.dtype, device)?,
-    })
+    let bundle = match (&spec.source, &spec.quantized) {
+        (Source::Path(path), Some((config, skip))) if path.is_dir() => {
+            Bundle::open_quantized(path, spec.dtype, *config, skip.clone(), device)?
+        }
+        (Source::Path(path), _) => Bundle::open(path, spec.dtype, device)?,
+        (Source::Embedded(files), _) => Bundle::embedded(*files, spec.dtype, device)?,
+    };
+    if let Some(folder) = &spec.adapter {
+        let adapter = Adapter::open(folder, &bundle.network)?;
+        adapter.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        bundle.network.attach(&adapter)?;
+    }
+    Ok(bundle)
 }
