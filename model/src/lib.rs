@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod config;
+pub mod convert;
 mod error;
 pub mod export;
 pub mod files;

@@ -6,6 +6,7 @@ mod generate;
 mod hostile;
 mod inspect;
 mod program;
+mod quantize;
 mod report;
 mod tiny;
 mod train;
