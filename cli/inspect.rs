@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, how large, and what it costs, with or without its weights.
 
+mod plan;
 mod source;
 mod text;
 
@@ -14,6 +15,7 @@ use crate::global::Global;
 use crate::inspect::source::Source;
 use crate::open::FloatType;
 use crate::output;
+use crate::quantize::Format;
 
 /// Show a model's architecture, parameters, memory and work
 ///
@@ -32,6 +34,18 @@ pub(crate) struct InspectArgs {
     /// Type of weights and cache in the memory plan [default: as the configuration says, else bf16]
     #[arg(long, value_name = "TYPE")]
     dtype: Option<FloatType>,
+    /// An adapter to plan for: a TOML or JSON file with PEFT's keys, or `paper`
+    #[arg(long, value_name = "CONFIG")]
+    lora: Option<String>,
+    /// Plan for linear layers in 4 bits; with --lora also the memory of a training step
+    #[arg(long, value_name = "TABLE", value_enum)]
+    quantize: Option<Format>,
+    /// Samples of a training step
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    /// Tokens of a sample that the loss counts [default: those of --text-tokens]
+    #[arg(long, value_name = "N")]
+    counted: Option<u32>,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -70,6 +84,8 @@ struct Inspection {
     /// What the file has otherwise than the configuration; `None` without a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<source::FileCheck>,
+    #[serde(flatten)]
+    plans: plan::Plans,
     #[serde(skip_serializing_if = "Option::is_none")]
     tensors: Option<Vec<TensorShape>>,
 }
@@ -179,6 +195,7 @@ impl Inspection {
                     + head,
             },
             decode_per_token: config.decode_work(tokens),
+            plans: plan::Plans::new(&config, args, tiles, tokens)?,
             image,
             file: source.file,
             tensors: args.tensors.then_some(tensors),

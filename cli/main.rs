@@ -3,6 +3,7 @@
 //! Every command parses its options, calls a crate and shows what came back. Results go to stdout; progress,
 //! logs and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod convert;
 mod data;
 mod demo;
 mod devices;
@@ -11,9 +12,11 @@ mod generate;
 mod global;
 mod inspect;
 mod interrupt;
+mod merge;
 mod open;
 mod output;
 mod parity;
+mod quantize;
 mod report;
 mod score;
 mod scoring;
@@ -52,6 +55,9 @@ enum Command {
     Score(score::ScoreArgs),
     Devices(devices::DevicesArgs),
     Parity(parity::ParityArgs),
+    Quantize(quantize::QuantizeArgs),
+    Merge(merge::MergeArgs),
+    Convert(convert::ConvertArgs),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +74,9 @@ fn main() -> ExitCode {
         Command::Score(args) => score::run(&args, &cli.global),
         Command::Devices(args) => devices::run(&args, &cli.global),
         Command::Parity(args) => parity::run(&args, &cli.global),
+        Command::Quantize(args) => quantize::run(&args, &cli.global),
+        Command::Merge(args) => merge::run(&args, &cli.global),
+        Command::Convert(args) => convert::run(&args, &cli.global),
     };
     result.unwrap_or_else(|error| {
         // Whoever reads the output has seen enough (`roentgen … | head`): no failure.

@@ -74,6 +74,47 @@ fn the_program_writes_the_golden_ids() {
     }
 }
 
+/// Converted to a folder the model says the same: rows of q and k stand in the other order, the tokenizer is a
+/// tokenizer.json. Grafted into SmolVLM's shape its decoder still does, in the rows of its own vocabulary.
+#[test]
+fn converted_folders_give_the_golden_ids() {
+    let Some(path) = gguf() else { return };
+    let out = tempfile::tempdir().unwrap();
+    for (name, more) in [("plain", &[][..]), ("grafted", &["--into", "smolvlm-256m", "--seed", "3"])] {
+        let folder = out.path().join(name);
+        let output = Command::new(env!("CARGO_BIN_EXE_roentgen"))
+            .args(["convert", "--dtype", "f32"])
+            .args(more)
+            .args([&path, &folder])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let bundle = Bundle::open(&folder, None, &Device::cpu()).unwrap();
+        assert_eq!(bundle.config.image.is_some(), name == "grafted");
+        for case in golden()["generation"].as_array().unwrap() {
+            let prompt = case["prompt"].as_str().unwrap();
+            let mut all = bundle.tokenizer.encode(prompt).unwrap();
+            assert_eq!(all, ids(&case["prompt_ids"]));
+            let start = all.len();
+            all.extend(ids(&case["greedy_ids"]));
+            let rows = logits(&bundle, &all);
+            for (row, &next) in rows[start - 1..].iter().zip(&all[start..]) {
+                let own = &row[..49_152];
+                let best = (0..own.len()).max_by(|&a, &b| own[a].total_cmp(&own[b])).unwrap();
+                assert_eq!(best as u32, next, "{name}");
+            }
+        }
+        if name == "grafted" {
+            let tokenizer = &bundle.tokenizer;
+            for (token, id) in [("<global-img>", 49_152), ("<row_6_col_6>", 49_188), ("<image>", 49_190)] {
+                assert_eq!(tokenizer.special_id(token), Some(id), "{token}");
+            }
+            assert_eq!(bundle.stop_tokens(), [49_279]);
+            assert!(bundle.processor.is_some());
+        }
+    }
+}
+
 #[test]
 fn the_first_logits_agree() {
     let Some(path) = gguf() else { return };

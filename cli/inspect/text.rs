@@ -13,6 +13,7 @@ impl Inspection {
         let _ = writeln!(text, "{}: {}", self.origin, self.config.model_type.name());
         text.push_str(&self.architecture());
         let _ = write!(text, "\n{}\n{}", self.sizes(), self.costs());
+        text.push_str(&self.plans.text(self.tensors.is_some()));
         if let Some(file) = self.file_text() {
             let _ = write!(text, "\n{file}");
         }

@@ -6,6 +6,7 @@
 //! compute is refused by name.
 
 mod files;
+mod json;
 mod known;
 mod plan;
 mod raw;

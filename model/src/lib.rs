@@ -3,6 +3,7 @@
 pub mod bert;
 pub mod bundle;
 pub mod config;
+pub mod convert;
 mod error;
 pub mod export;
 pub mod files;

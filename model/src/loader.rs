@@ -78,7 +78,7 @@ impl Loader {
     }
 
     /// Lets linear layers, the patch convolution and attention multiply in `dtype` while the residual stream keeps
-    /// its own: the bf16 products over an f32 stream of `QLoRA`'s recipe (spec smolvlm §7).
+    /// its own: the bf16 products over an f32 stream of QLoRA's recipe (spec smolvlm §7).
     #[must_use]
     pub fn computing_in(mut self, dtype: DType) -> Self {
         self.compute = Some(dtype);

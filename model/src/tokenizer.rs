@@ -199,6 +199,21 @@ impl Tokenizer {
         self.entries.len()
     }
 
+    /// This vocabulary with more special tokens after its last id, in this order.
+    ///
+    /// # Errors
+    /// If one of them is a token already, or the library refuses.
+    pub fn with_specials(&self, tokens: &[String]) -> Result<Self, TokenizerError> {
+        let invalid = |reason: String| TokenizerError::Invalid { origin: "tokenizer".into(), reason };
+        if let Some(known) = tokens.iter().find(|token| self.id(token).is_some()) {
+            return Err(invalid(format!("`{known}` is a token already")));
+        }
+        let mut inner = self.inner.clone();
+        let added = tokens.iter().map(|token| tokenizers::AddedToken::from(token.clone(), true));
+        inner.add_special_tokens(added).map_err(|e| invalid(e.to_string()))?;
+        Self::new(inner, "tokenizer")
+    }
+
     /// The tokenizer as a `tokenizer.json`.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! The low-rank term of a linear layer (Hu et al. 2021, arXiv 2106.09685), with a learned magnitude of the rows if
-//! wanted (`DoRA`, Liu et al. 2024, arXiv 2402.09353). Rules: spec qlora §8.
+//! wanted (DoRA, Liu et al. 2024, arXiv 2402.09353). Rules: spec qlora §8.
 
 use std::sync::Arc;
 
