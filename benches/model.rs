@@ -1,29 +1,31 @@
 //! Whole models with random weights: prefill, decode, vision. Prints one JSON line per figure, with the
 //! median, least and greatest of the repeats, in the format of the rivals' scripts in `benches/rivals`.
 //!
-//! `cargo bench --bench model -- [smollm2|smolvlm] [--dtype bf16|f32] [--repeats N] [--threads N] [--profile]`
+//! `cargo bench --bench model -- [smollm2|smollm2-1.7b|smolvlm] [--dtype bf16|f32] [--nf4] [--repeats N] [--threads N] [--profile]`
 
 #[path = "common/spans.rs"]
 mod spans;
 
 use std::time::Instant;
 
-use engine::{DType, Device, Tensor, no_grad};
+use engine::{DType, Device, QuantConfig, Tensor, no_grad};
 use model::bundle::{Network, network};
-use model::config::Config;
+use model::config::{Config, ModelType};
 use model::llama::{Cache, Llama, Places};
 use model::loader::Loader;
 
 struct Args {
     what: String,
     dtype: DType,
+    /// Linear layers in NF4 with double quantisation, but for the head.
+    nf4: bool,
     repeats: usize,
     /// Print the time of each operation instead of the figure.
     profile: bool,
 }
 
 fn args() -> Args {
-    let mut args = Args { what: "all".into(), dtype: DType::BF16, repeats: 7, profile: false };
+    let mut args = Args { what: "all".into(), dtype: DType::BF16, nf4: false, repeats: 7, profile: false };
     let mut given = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(arg) = given.next() {
         let mut value = || given.next().unwrap_or_else(|| panic!("{arg} takes a value"));
@@ -33,6 +35,7 @@ fn args() -> Args {
             "--threads" => {
                 engine::cpu::threads::set_threads(value().parse().expect("a number of threads"));
             }
+            "--nf4" => args.nf4 = true,
             "--profile" => args.profile = true,
             what => args.what = what.into(),
         }
@@ -58,7 +61,8 @@ fn figure(name: &str, unit: &str, amount: Option<f64>, args: &Args, mut f: impl 
     let (least, median, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
     println!(
         "{{\"system\":\"roentgen\",\"what\":\"{name}\",\"dtype\":\"{}\",\"unit\":\"{unit}\",\"median\":{median:.4},\"min\":{least:.4},\"max\":{most:.4},\"n\":{}}}",
-        args.dtype, args.repeats
+        if args.nf4 { "nf4" } else { args.dtype.name() },
+        args.repeats
     );
 }
 
@@ -94,15 +98,27 @@ fn main() {
         spans::install();
     }
     let device = Device::cpu();
-    let build = |name: &str| {
-        let config = Config::known(name).expect("a known model");
-        network(&Loader::random(1, args.dtype, &device), &config).unwrap()
+    let random = |config: &Config| {
+        let loader = Loader::random(1, args.dtype, &device);
+        let loader = if args.nf4 { loader.quantized(QuantConfig::default(), Vec::new()) } else { loader };
+        network(&loader, config).unwrap()
     };
+    let build = |name: &str| random(&Config::known(name).expect("a known model"));
     if ["all", "smollm2"].contains(&args.what.as_str()) {
         let Network::Llama(text) = build("SmolLM2-135M") else { panic!("a text model") };
         no_grad(|| {
             figure("SmolLM2-135M prefill 512", "tokens/s", Some(512.0), &args, || drop(prefill(&text, 512)));
             figure("SmolLM2-135M decode 64", "tokens/s", Some(64.0), &args, || decode(&text, 0, 64));
+        });
+    }
+    if args.what == "smollm2-1.7b" {
+        // The decoder of SmolVLM-Instruct: SmolLM2-1.7B's shape.
+        let whole = Config::known("SmolVLM-Instruct").expect("a known model");
+        let config = Config { model_type: ModelType::Llama, image: None, ..whole };
+        let Network::Llama(text) = random(&config) else { panic!("a text model") };
+        no_grad(|| {
+            figure("SmolLM2-1.7B prefill 181", "tokens/s", Some(181.0), &args, || drop(prefill(&text, 181)));
+            figure("SmolLM2-1.7B decode 32", "tokens/s", Some(32.0), &args, || decode(&text, 0, 32));
         });
     }
     if ["all", "smolvlm"].contains(&args.what.as_str()) {

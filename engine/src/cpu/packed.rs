@@ -84,6 +84,22 @@ impl Packed<'_> {
         }
     }
 
+    /// Asks for the scales of `n` values from `start` on, which need not be there.
+    #[inline(always)]
+    pub(super) fn prefetch_scales(&self, start: usize, n: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Scales::Nested { codes, .. } = self.scales {
+            let first = start / self.block;
+            for line in (0..n.div_ceil(self.block)).step_by(64) {
+                let at = codes.as_ptr().wrapping_add(first + line);
+                // SAFETY: a prefetch does not fault.
+                unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (start, n);
+    }
+
     /// Whether rows are whole units, as the fused dot products want them.
     pub(super) fn whole_units(&self) -> bool {
         self.block >= UNIT && self.cols.is_multiple_of(UNIT)

@@ -332,10 +332,14 @@ unsafe fn expand_f32(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *
     }
 }
 
-/// Where value `i` of 64 goes for [`packed_dots`]: 32 bytes of codes, seen as 16 words `w`, give values 1, 0, 3, 2
+/// The order that [`packed_dots`] reads a vector in: 32 bytes of codes, seen as 16 words `w`, give values 1, 0, 3, 2
 /// modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`.
-fn arranged(i: usize) -> usize {
-    16 * [1, 0, 3, 2][i % 4] + i / 4
+fn arrange(values: &[bf16; 64], out: &mut [bf16; 64]) {
+    for i in 0..16 {
+        for (part, of_four) in [1, 0, 3, 2].into_iter().enumerate() {
+            out[16 * part + i] = values[4 * i + of_four];
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
@@ -392,9 +396,7 @@ macro_rules! packed {
         }
 
         fn arrange(values: &[bf16; 64], out: &mut [bf16; 64]) {
-            for (i, &value) in values.iter().enumerate() {
-                out[arranged(i)] = value;
-            }
+            arrange(values, out);
         }
 
         unsafe fn packed_dots<const R: usize>(

@@ -22,6 +22,22 @@ struct Thin<'a, 'g, T, O> {
     weight: Packed<'a>,
     /// Low-rank term: A `[m, r]`, B `[r, n]`.
     low: Option<(MatRef<'a, T>, MatRef<'a, T>)>,
+    /// The row of A as the fused dot products want it; empty if they are not used.
+    x: Vec<T>,
+}
+
+/// The one row of `a`, arranged for [`Kernel::packed_dots`].
+fn arranged<T: Float, K: Kernel<T>>(a: &MatRef<T>) -> Vec<T> {
+    let mut x = vec![T::from_f32(0.0); a.cols];
+    let mut piece = [T::from_f32(0.0); 64];
+    for (u, x) in x.chunks_exact_mut(64).enumerate() {
+        for (i, piece) in piece.iter_mut().enumerate() {
+            *piece = a.data[(64 * u + i) * a.cs];
+        }
+        let x: &mut [T; 64] = x.try_into().unwrap_or_else(|_| unreachable!("a chunk of 64"));
+        K::arrange(&piece, x);
+    }
+    x
 }
 
 /// Runs the product if it is of this kind: one quantised weight, transposed, and at most one term in memory.
@@ -37,7 +53,8 @@ pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
     if a.cols == 0 {
         return false;
     }
-    let thin = Thin { g, a, weight, low };
+    let fused = K::PACKED_DOTS && g.m == 1 && weight.whole_units();
+    let thin = Thin { g, a, weight, low, x: if fused { arranged::<T, K>(&a) } else { Vec::new() } };
     let bytes = weight.rows * weight.cols / 2;
     let pieces = (bytes / TASK_BYTES).clamp(1, TASKS);
     let per_task = weight.rows.div_ceil(pieces).next_multiple_of(STREAMS);
@@ -59,7 +76,7 @@ pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
 impl<T: Float, O: Float> Thin<'_, '_, T, O> {
     /// Outputs `first .. first + rows` of every row of A.
     fn part<K: Kernel<T>>(&self, first: usize, rows: usize, scratch: &mut Scratch) {
-        if K::PACKED_DOTS && self.g.m == 1 && self.weight.whole_units() {
+        if !self.x.is_empty() {
             return self.fused::<K>(first, rows, scratch);
         }
         match self.g.m {
@@ -74,15 +91,6 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
     fn fused<K: Kernel<T>>(&self, first: usize, rows: usize, scratch: &mut Scratch) {
         let k = self.weight.cols;
         let units = k / 64;
-        let x = scratch.a.elements::<T>(k);
-        let mut piece = [T::from_f32(0.0); 64];
-        for (u, x) in x.chunks_exact_mut(64).take(units).enumerate() {
-            for (i, piece) in piece.iter_mut().enumerate() {
-                *piece = self.a.data[(64 * u + i) * self.a.cs];
-            }
-            let x: &mut [T; 64] = x.try_into().unwrap_or_else(|_| unreachable!("a chunk of 64"));
-            K::arrange(&piece, x);
-        }
         let scales = scratch.sums.elements::<f32>(STREAMS * units);
         let stretch = rows.div_ceil(STREAMS);
         for i in 0..stretch {
@@ -90,13 +98,15 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
             let row = |r: usize| first + (r * stretch + i).min(rows - 1);
             for (r, scales) in scales.chunks_exact_mut(units).take(STREAMS).enumerate() {
                 self.weight.unit_scales(row(r) * k, scales);
+                // A few bytes for each row, which no hardware foresees.
+                self.weight.prefetch_scales((row(r) + 1) * k, k);
             }
             let codes: [*const u8; STREAMS] =
                 std::array::from_fn(|r| self.weight.codes[row(r) * k / 2..][..k / 2].as_ptr());
             let scales: [*const f32; STREAMS] =
                 std::array::from_fn(|r| scales[r * units..][..units].as_ptr());
             // SAFETY: each row was sliced to `units` pieces of codes and scales, `x` holds as many.
-            let sums = unsafe { K::packed_dots(units, codes, scales, self.weight.table, x.as_ptr()) };
+            let sums = unsafe { K::packed_dots(units, codes, scales, self.weight.table, self.x.as_ptr()) };
             for (r, &sum) in sums.iter().enumerate() {
                 if r * stretch + i < rows {
                     self.finish(0, row(r), sum);
