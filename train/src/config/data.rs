@@ -44,6 +44,9 @@ pub struct DataSection {
     /// What `case_limit` cuts; the article leaves it open (spec smolvlm §8).
     #[serde(default)]
     pub limit_over: LimitOver,
+    /// Whether images are looked at; without, every row is text alone, whatever its `image_path`.
+    #[serde(default = "yes")]
+    pub images: bool,
     /// Share of the training samples whose clinical case is left out, drawn anew in every epoch.
     #[serde(default)]
     pub case_dropout: f64,
@@ -64,6 +67,10 @@ fn instruction() -> String {
 
 fn case_field() -> String {
     "clinical_case".into()
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// The paper's name of the answer.
@@ -105,6 +112,7 @@ impl DataSection {
             split: None,
             case_limit: CASE_LIMIT,
             limit_over: LimitOver::default(),
+            images: true,
             case_dropout: 0.0,
             cache: None,
             workers: 2,

@@ -39,7 +39,7 @@ pub(super) fn parse(
         },
     };
     let group = group(&fields, &section.group_by)?;
-    let image = image(&fields, place)?;
+    let image = if section.images { image(&fields, place)? } else { None };
     let (answer, report) = answer(&fields, &section.answer_field)?;
     let clinical_case = text(&fields, &section.case_field)?.unwrap_or_default();
     Ok(Some(Case { id, group, split, image, clinical_case, answer, report, place: place.clone() }))

@@ -332,12 +332,25 @@ unsafe fn expand_f32(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *
     }
 }
 
-/// The order that [`packed_dots`] reads a vector in: 32 bytes of codes, seen as 16 words `w`, give values 1, 0, 3, 2
-/// modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`.
-fn arrange(values: &[bf16; 64], out: &mut [bf16; 64]) {
-    for i in 0..16 {
-        for (part, of_four) in [1, 0, 3, 2].into_iter().enumerate() {
-            out[16 * part + i] = values[4 * i + of_four];
+/// Puts a vector in the order that [`packed_dots`] reads it in. 32 bytes of codes, seen as 16 words `w`, give values
+/// 1, 0, 3, 2 modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`. Two units are read at once: each
+/// of these four from both, then the next; an odd last unit is read as two shifts at once.
+fn arrange(values: &[bf16], out: &mut [bf16]) {
+    const ORDER: [usize; 4] = [1, 0, 3, 2];
+    let pairs = values.len() / 128 * 128;
+    for (values, out) in values[..pairs].chunks_exact(128).zip(out.chunks_exact_mut(128)) {
+        for (part, of_four) in ORDER.into_iter().enumerate() {
+            for i in 0..16 {
+                out[32 * part + i] = values[4 * i + of_four];
+                out[32 * part + 16 + i] = values[64 + 4 * i + of_four];
+            }
+        }
+    }
+    for (values, out) in values[pairs..].chunks_exact(64).zip(out[pairs..].chunks_exact_mut(64)) {
+        for (part, of_four) in ORDER.into_iter().enumerate() {
+            for i in 0..16 {
+                out[16 * part + i] = values[4 * i + of_four];
+            }
         }
     }
 }
@@ -351,14 +364,16 @@ unsafe fn packed_dots<const R: usize>(
     x: *const bf16,
 ) -> [f32; R] {
     /// Bytes between the read and the prefetch of a row.
-    const AHEAD: usize = 1024;
+    const AHEAD: usize = 2048;
+    /// `(words & low four bits) | half`: an index into two tables side by side.
+    const SELECT: i32 = 0xea;
     // SAFETY: the promises of `Kernel::packed_dots`; a prefetch does not fault.
     unsafe {
         let table = _mm512_loadu_ps(table.as_ptr());
-        let shift = |low: i16, high: i16| {
+        let halves = |low: i16, high: i16| {
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(_mm256_set1_epi16(low)), _mm256_set1_epi16(high))
         };
-        let (first, second) = (shift(0, 4), shift(8, 12));
+        let (nibble, half) = (_mm512_set1_epi16(15), halves(0, 16));
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         let dot = |sum, x: __m512i, w: __m512i| {
             _mm512_dpbf16_ps(
@@ -367,14 +382,35 @@ unsafe fn packed_dots<const R: usize>(
                 std::mem::transmute::<__m512i, __m512bh>(w),
             )
         };
-        for unit in 0..units {
+        for pair in 0..units / 2 {
+            let x: [__m512i; 4] = std::array::from_fn(|i| _mm512_loadu_si512(x.add(128 * pair + 32 * i).cast()));
+            for r in 0..R {
+                let scaled = |u: usize| _mm512_mul_ps(table, _mm512_set1_ps(*scales[r].add(2 * pair + u)));
+                let values = _mm512_cvtne2ps_pbh(scaled(1), scaled(0));
+                let values = std::mem::transmute::<__m512bh, __m512i>(values);
+                let at = codes[r].add(64 * pair);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
+                let words = _mm512_loadu_si512(at.cast());
+                let shifted = [
+                    words,
+                    _mm512_srli_epi16::<4>(words),
+                    _mm512_srli_epi16::<8>(words),
+                    _mm512_srli_epi16::<12>(words),
+                ];
+                for (i, &words) in shifted.iter().enumerate() {
+                    let index = _mm512_ternarylogic_epi32::<SELECT>(words, nibble, half);
+                    sums[r][i % 2] = dot(sums[r][i % 2], x[i], _mm512_permutexvar_epi16(index, values));
+                }
+            }
+        }
+        if units % 2 == 1 {
+            let unit = units - 1;
+            let (first, second) = (halves(0, 4), halves(8, 12));
             let x0 = _mm512_loadu_si512(x.add(64 * unit).cast());
             let x1 = _mm512_loadu_si512(x.add(64 * unit + 32).cast());
             for r in 0..R {
                 let values = scaled_table(table, *scales[r].add(unit));
-                let at = codes[r].add(32 * unit);
-                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
-                let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(at.cast()));
+                let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(codes[r].add(32 * unit).cast()));
                 let w0 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, first), values);
                 let w1 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, second), values);
                 sums[r][0] = dot(sums[r][0], x0, w0);
@@ -395,7 +431,7 @@ macro_rules! packed {
             unsafe { expand_bf16(codes, scales, table, out) }
         }
 
-        fn arrange(values: &[bf16; 64], out: &mut [bf16; 64]) {
+        fn arrange(values: &[bf16], out: &mut [bf16]) {
             arrange(values, out);
         }
 

@@ -108,8 +108,8 @@ pub(in crate::cpu) trait Kernel<T: Float> {
         }
     }
 
-    /// Arranges 64 values of a vector for [`Self::packed_dots`].
-    fn arrange(_: &[T; 64], _: &mut [T; 64]) {
+    /// Arranges a vector, a whole number of 64 values, for [`Self::packed_dots`].
+    fn arrange(_: &[T], _: &mut [T]) {
         unreachable!("asked for only where PACKED_DOTS is set")
     }
 

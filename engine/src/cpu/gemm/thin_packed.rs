@@ -28,15 +28,9 @@ struct Thin<'a, 'g, T, O> {
 
 /// The one row of `a`, arranged for [`Kernel::packed_dots`].
 fn arranged<T: Float, K: Kernel<T>>(a: &MatRef<T>) -> Vec<T> {
+    let row: Vec<T> = (0..a.cols).map(|i| a.data[i * a.cs]).collect();
     let mut x = vec![T::from_f32(0.0); a.cols];
-    let mut piece = [T::from_f32(0.0); 64];
-    for (u, x) in x.chunks_exact_mut(64).enumerate() {
-        for (i, piece) in piece.iter_mut().enumerate() {
-            *piece = a.data[(64 * u + i) * a.cs];
-        }
-        let x: &mut [T; 64] = x.try_into().unwrap_or_else(|_| unreachable!("a chunk of 64"));
-        K::arrange(&piece, x);
-    }
+    K::arrange(&row, &mut x);
     x
 }
 
