@@ -60,7 +60,7 @@ pub(super) const UNIT: usize = 64;
 impl Packed<'_> {
     /// Scales of the 64 values from each of `start`, `start + 64`, … on; blocks have 64 values or more.
     #[inline(always)]
-    pub(super) fn unit_scales(&self, start: usize, scales: &mut [f32]) {
+    pub(super) fn unit_scales<T: Float, K: Kernel<T>>(&self, start: usize, scales: &mut [f32]) {
         let per_block = self.block / UNIT;
         let first = start / UNIT;
         if let (1, Scales::Nested { codes, absmax, map, block, offset }) = (per_block, self.scales) {
@@ -72,9 +72,8 @@ impl Packed<'_> {
                 let n = left.min(scales.len());
                 let second = absmax[group];
                 let (run, rest) = std::mem::take(&mut scales).split_at_mut(n);
-                for (scale, &code) in run.iter_mut().zip(codes) {
-                    *scale = map[usize::from(code)] * second + offset;
-                }
+                // SAFETY: the kernel's instruction set was checked.
+                unsafe { K::nested_scales(&codes[..n], map, second, offset, run) };
                 (scales, codes, group, left) = (rest, &codes[n..], group + 1, block);
             }
             return;
@@ -134,7 +133,7 @@ impl Packed<'_> {
             let at = start + i * MOST * UNIT;
             let mut scales = [0.0; MOST];
             let scales = &mut scales[..out.len() / UNIT];
-            self.unit_scales(at, scales);
+            self.unit_scales::<T, K>(at, scales);
             let codes = &self.codes[at / 2..(at + out.len()) / 2];
             // SAFETY: 32 bytes of codes and 64 values for each scale; the kernel's instruction set was checked.
             unsafe { K::expand(codes.as_ptr(), scales, self.table, out.as_mut_ptr()) };

@@ -332,6 +332,40 @@ unsafe fn expand_f32(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *
     }
 }
 
+/// Looks 16 codes up in a table of 256 in registers: a gather would cost more than the 1024 values it is for.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn look_up(index: __m512i, map: &[f32; 256]) -> __m512 {
+    // SAFETY: eight times 32 of 256 values.
+    let part: [__m512; 8] = std::array::from_fn(|i| unsafe {
+        let low = _mm512_loadu_ps(map.as_ptr().add(32 * i));
+        let high = _mm512_loadu_ps(map.as_ptr().add(32 * i + 16));
+        // Takes the low five bits of each index.
+        _mm512_permutex2var_ps(low, index, high)
+    });
+    let bit = |bit: i32| _mm512_test_epi32_mask(index, _mm512_set1_epi32(bit));
+    let pick = |mask, clear, set| _mm512_mask_blend_ps(mask, clear, set);
+    let (b5, b6, b7) = (bit(32), bit(64), bit(128));
+    let quarter: [__m512; 4] = std::array::from_fn(|i| pick(b5, part[2 * i], part[2 * i + 1]));
+    pick(b7, pick(b6, quarter[0], quarter[1]), pick(b6, quarter[2], quarter[3]))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len());
+    let (absmax, offset) = (_mm512_set1_ps(absmax), _mm512_set1_ps(offset));
+    for (codes, out) in codes.chunks(16).zip(out.chunks_mut(16)) {
+        let mask: __mmask16 = if codes.len() == 16 { !0 } else { (1 << codes.len()) - 1 };
+        // SAFETY: both accesses are masked to the chunk.
+        unsafe {
+            let index = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, codes.as_ptr().cast()));
+            // A product and a sum, not fused: the format's rule.
+            let scale = _mm512_add_ps(_mm512_mul_ps(look_up(index, map), absmax), offset);
+            _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, scale);
+        }
+    }
+}
+
 /// Puts a vector in the order that [`packed_dots`] reads it in. 32 bytes of codes, seen as 16 words `w`, give values
 /// 1, 0, 3, 2 modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`. Two units are read at once: each
 /// of these four from both, then the next; an odd last unit is read as two shifts at once.
@@ -383,7 +417,8 @@ unsafe fn packed_dots<const R: usize>(
             )
         };
         for pair in 0..units / 2 {
-            let x: [__m512i; 4] = std::array::from_fn(|i| _mm512_loadu_si512(x.add(128 * pair + 32 * i).cast()));
+            let x: [__m512i; 4] =
+                std::array::from_fn(|i| _mm512_loadu_si512(x.add(128 * pair + 32 * i).cast()));
             for r in 0..R {
                 let scaled = |u: usize| _mm512_mul_ps(table, _mm512_set1_ps(*scales[r].add(2 * pair + u)));
                 let values = _mm512_cvtne2ps_pbh(scaled(1), scaled(0));
@@ -424,6 +459,8 @@ unsafe fn packed_dots<const R: usize>(
 /// What an instruction set does with 4-bit codes.
 macro_rules! packed {
     (bf16) => {
+        packed!(plain);
+
         const PACKED_DOTS: bool = true;
 
         unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut bf16) {
@@ -447,12 +484,19 @@ macro_rules! packed {
         }
     };
     (f32) => {
+        packed!(plain);
+
         unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut f32) {
             // SAFETY: the same promise; `run` checked the instruction set.
             unsafe { expand_f32(codes, scales, table, out) }
         }
     };
-    (plain) => {};
+    (plain) => {
+        unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
+            // SAFETY: the same promise; `run` checked the instruction set.
+            unsafe { nested_scales(codes, map, absmax, offset, out) }
+        }
+    };
 }
 
 macro_rules! kernel {

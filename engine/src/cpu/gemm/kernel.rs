@@ -108,6 +108,17 @@ pub(in crate::cpu) trait Kernel<T: Float> {
         }
     }
 
+    /// `map[code]·absmax + offset` for each code, a product and a sum in f32.
+    ///
+    /// # Safety
+    /// None beyond the instruction set.
+    #[inline(always)]
+    unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
+        for (out, &code) in out.iter_mut().zip(codes) {
+            *out = map[usize::from(code)] * absmax + offset;
+        }
+    }
+
     /// Arranges a vector, a whole number of 64 values, for [`Self::packed_dots`].
     fn arrange(_: &[T], _: &mut [T]) {
         unreachable!("asked for only where PACKED_DOTS is set")

@@ -91,7 +91,7 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
             // A stream that is out of rows repeats the last one; its sum is dropped.
             let row = |r: usize| first + (r * stretch + i).min(rows - 1);
             for (r, scales) in scales.chunks_exact_mut(units).take(STREAMS).enumerate() {
-                self.weight.unit_scales(row(r) * k, scales);
+                self.weight.unit_scales::<T, K>(row(r) * k, scales);
                 // A few bytes for each row, which no hardware foresees.
                 self.weight.prefetch_scales((row(r) + 1) * k, k);
             }
