@@ -1,25 +1,29 @@
 //! One `QLoRA` step of a SmolVLM shape with random weights: one tile and 100 text tokens, NF4 with double
 //! quantisation, rank-8 adapters with dropout 0.1 on the paper's seven layers of both towers, `AdamW`.
 //!
-//! `cargo bench --bench qlora -- [--model 256m|2.2b] [--checkpointing] [--recipe n|k] [--steps N] [--json] [--profile]`
+//! `cargo bench --bench qlora -- [--model 256m|2.2b] [--checkpointing] [--recipe n|k] [--dropout P] [--steps N]
+//! [--image FILE] [--text-tokens N] [--json] [--profile]`
+//!
+//! With `--image` the tiles are those of a real image in the model's own preprocessing, as many as it gives. The peak
+//! of tensor bytes is compared with the plan that `inspect` prints.
 //!
 //! `benches/rivals/torch_qlora.py` times the same step of PyTorch, PEFT and bitsandbytes.
 
 #[path = "common/spans.rs"]
 mod spans;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use engine::{DType, Device, QuantConfig, Result, Rng, Tensor};
 use model::bundle::network;
-use model::config::Config;
+use model::config::{Config, PreprocessorConfig, TrainingStep};
+use model::image::{DecodeOptions, Idefics3Processor, decode_file};
 use model::loader::Loader;
 use model::lora::{Adapter, LoraConfig};
 use model::smolvlm::right_padded;
 use train::config::OptimizerSection;
 use train::optimizer::{Optimizer, clip_factor};
-
-const TEXT_TOKENS: usize = 100;
 
 struct Args {
     model: String,
@@ -27,6 +31,8 @@ struct Args {
     mixed: bool,
     dropout: f64,
     steps: usize,
+    image: Option<PathBuf>,
+    text_tokens: usize,
     json: bool,
     profile: bool,
 }
@@ -38,6 +44,8 @@ fn arguments() -> Args {
         mixed: false,
         dropout: 0.1,
         steps: 5,
+        image: None,
+        text_tokens: 100,
         json: false,
         profile: false,
     };
@@ -50,6 +58,8 @@ fn arguments() -> Args {
             "--recipe" => args.mixed = value() == "n",
             "--dropout" => args.dropout = value().parse().expect("a number"),
             "--steps" => args.steps = value().parse().expect("a number"),
+            "--image" => args.image = Some(value().into()),
+            "--text-tokens" => args.text_tokens = value().parse().expect("a number"),
             "--json" => args.json = true,
             "--profile" => args.profile = true,
             "--bench" => {}
@@ -97,17 +107,44 @@ fn main() -> Result<()> {
     let model = network.vision_language().expect("a vision tower");
     let mut rng = Rng::new(2);
     let edge = image.vision.image_size;
-    let pixels = Tensor::randn(&[1, 3, edge, edge], 0.5, DType::F32, &mut rng, &device)?;
-    let mut ids = vec![image.image_token_id; image.tokens_per_tile()];
-    ids.extend((0..TEXT_TOKENS).map(|_| 10 + rng.below(40_000) as u32));
+    let pixels = match &args.image {
+        None => Tensor::randn(&[1, 3, edge, edge], 0.5, DType::F32, &mut rng, &device)?,
+        Some(path) => {
+            let settings = PreprocessorConfig::known(name).expect("a published model");
+            let processor = Idefics3Processor::new(settings, name).expect("valid settings");
+            let decoded = decode_file(path, &DecodeOptions::default()).expect("an image");
+            let tiles = processor.process(&decoded);
+            Tensor::from_slice(&tiles.normalised(), &[tiles.count(), 3, edge, edge], &device)?
+        }
+    };
+    let tiles = pixels.dims()[0];
+    let mut ids = vec![image.image_token_id; tiles * image.tokens_per_tile()];
+    ids.extend((0..args.text_tokens).map(|_| 10 + rng.below(40_000) as u32));
     let n = ids.len();
     // Every text token counts; position i predicts token i + 1.
-    let at: Vec<u32> = (n - TEXT_TOKENS - 1..n - 1).map(|i| i as u32).collect();
-    let labels: Vec<i32> = ids[n - TEXT_TOKENS..].iter().map(|&id| id as i32).collect();
-    let at = Tensor::from_slice(&at, &[TEXT_TOKENS], &device)?;
-    let labels = Tensor::from_slice(&labels, &[TEXT_TOKENS], &device)?;
+    let at: Vec<u32> = (n - args.text_tokens - 1..n - 1).map(|i| i as u32).collect();
+    let labels: Vec<i32> = ids[n - args.text_tokens..].iter().map(|&id| id as i32).collect();
+    let at = Tensor::from_slice(&at, &[args.text_tokens], &device)?;
+    let labels = Tensor::from_slice(&labels, &[args.text_tokens], &device)?;
     let places = right_padded(&[n], n, &device).expect("one row");
 
+    let lora = LoraConfig::default();
+    let linears = config.linears();
+    let targets = lora.targets(linears.iter().map(|(path, dims)| (path.as_str(), *dims))).expect("layers");
+    let plan = config.training_memory(
+        &config.quantized_sizes(&QuantConfig::default(), &[]),
+        &targets,
+        &TrainingStep {
+            batch: 1,
+            tiles: tiles as u64,
+            tokens: n as u64,
+            counted: args.text_tokens as u64,
+            checkpointing: args.checkpointing,
+            stream: if args.mixed { 4 } else { 2 },
+            compute: 2,
+            eight_bit: false,
+        },
+    );
     let mut parts: [Vec<f64>; 4] = Default::default();
     let mut losses = Vec::new();
     let mut step = |number: usize| {
@@ -122,7 +159,7 @@ fn main() -> Result<()> {
         let loss = logits
             .cross_entropy(&labels, model::loss::IGNORE)
             .and_then(|l| l.sum(&[0]))
-            .and_then(|l| l.affine(1.0 / TEXT_TOKENS as f32, 0.0))
+            .and_then(|l| l.affine(1.0 / args.text_tokens as f32, 0.0))
             .expect("it fits");
         drop((features, embeds, hidden, chosen, logits));
         let value = loss.item().expect("a scalar");
@@ -153,14 +190,15 @@ fn main() -> Result<()> {
     let [forward, backward, update, whole] = parts.each_ref().map(|p| median(p));
     let least = whole_least(&parts[3]);
     let peak = resident().0;
+    let tensors = device.memory().total().peak;
     if args.json {
         println!(
-            "{{\"model\": \"{}\", \"checkpointing\": {}, \"recipe\": \"{}\", \"steps\": {}, \"step_seconds\": {whole}, \"step_seconds_least\": {least}, \"forward_seconds\": {forward}, \"backward_seconds\": {backward}, \"optimizer_seconds\": {update}, \"peak_rss_bytes\": {peak}, \"load_rss_bytes\": {load}, \"peak_tensor_bytes\": {}, \"trained\": {}, \"first_loss\": {}, \"last_loss\": {}, \"threads\": {}}}",
+            "{{\"model\": \"{}\", \"checkpointing\": {}, \"recipe\": \"{}\", \"steps\": {}, \"step_seconds\": {whole}, \"step_seconds_least\": {least}, \"forward_seconds\": {forward}, \"backward_seconds\": {backward}, \"optimizer_seconds\": {update}, \"peak_rss_bytes\": {peak}, \"load_rss_bytes\": {load}, \"peak_tensor_bytes\": {tensors}, \"planned_bytes\": {}, \"tiles\": {tiles}, \"tokens\": {n}, \"trained\": {}, \"first_loss\": {}, \"last_loss\": {}, \"threads\": {}}}",
             args.model,
             args.checkpointing,
             if args.mixed { "n" } else { "k" },
             args.steps,
-            device.memory().total().peak,
+            plan.total(),
             adapter.parameter_count(),
             losses[0],
             losses[losses.len() - 1],
@@ -168,10 +206,12 @@ fn main() -> Result<()> {
         );
     } else {
         println!(
-            "{} step {whole:.3} s (least {least:.3}): forward {forward:.3}, backward {backward:.3}, optimiser {update:.3}; {:.2} GB loaded, {:.2} GB peak; loss {:.3} -> {:.3}",
+            "{} step {whole:.3} s (least {least:.3}): forward {forward:.3}, backward {backward:.3}, optimiser {update:.3}; {tiles} tiles, {n} tokens; {:.2} GB loaded, {:.2} GB peak, of it tensors {:.2} (planned {:.2}); loss {:.3} -> {:.3}",
             args.model,
             load as f64 / 1e9,
             peak as f64 / 1e9,
+            tensors as f64 / 1e9,
+            plan.total() as f64 / 1e9,
             losses[0],
             losses[losses.len() - 1],
         );
