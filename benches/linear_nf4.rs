@@ -18,7 +18,9 @@ const BEYOND_CACHE: usize = 256 << 20;
 /// Medians of `fs`, interleaved for about `seconds`, at least five rounds each.
 fn medians(seconds: f64, fs: &mut [&mut dyn FnMut()]) -> Vec<f64> {
     let mut times = vec![Vec::new(); fs.len()];
-    fs.iter_mut().for_each(|f| f());
+    for f in fs.iter_mut() {
+        f();
+    }
     let start = Instant::now();
     while times[0].len() < 5 || start.elapsed().as_secs_f64() < seconds {
         for (f, times) in fs.iter_mut().zip(&mut times) {

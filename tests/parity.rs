@@ -277,6 +277,7 @@ fn five_steps_of_an_adapter() {
                 eps: 1e-8,
                 weight_decay: 0.01,
                 step: step as u32 + 1,
+                grad_scale: 1.0,
             };
             Tensor::adamw_step(p, m, v, &gradients.get(p).unwrap().affine(clip, 0.0).unwrap(), &op).unwrap();
         }

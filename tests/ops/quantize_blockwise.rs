@@ -67,7 +67,9 @@ proptest! {
         let mut source = Source::new(seed);
         let mut values: Vec<f64> = (0..n).map(|_| f64::from(source.rng.normal())).collect();
         if book == Codebook::DynamicUnsigned {
-            values.iter_mut().for_each(|v| *v = v.abs());
+            for v in &mut values {
+                *v = v.abs();
+            }
         }
         if zeros {
             values.iter_mut().take(2 * half + 3).for_each(|v| *v = 0.0);

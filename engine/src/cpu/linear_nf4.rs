@@ -173,11 +173,10 @@ fn factor_gradient<T: GemmInput>(
     let (rows, cols) = (a.rows, b.cols);
     let mut sums = vec![0f32; rows * cols];
     gemm(a, b, MatMut::new(&mut sums, rows, cols), Init::Zero);
-    match out.dtype {
-        DType::F32 => out.slice_mut::<f32>()?.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * scale),
-        _ => {
-            out.slice_mut::<T>()?.iter_mut().zip(sums).for_each(|(out, sum)| *out = T::from_f32(sum * scale))
-        }
+    if out.dtype == DType::F32 {
+        out.slice_mut::<f32>()?.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * scale);
+    } else {
+        out.slice_mut::<T>()?.iter_mut().zip(sums).for_each(|(out, sum)| *out = T::from_f32(sum * scale));
     }
     Ok(())
 }

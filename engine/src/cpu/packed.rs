@@ -134,7 +134,7 @@ impl Packed<'_> {
             let mut scales = [0.0; MOST];
             let scales = &mut scales[..out.len() / UNIT];
             self.unit_scales::<T, K>(at, scales);
-            let codes = &self.codes[at / 2..(at + out.len()) / 2];
+            let codes = &self.codes[at / 2..][..out.len() / 2];
             // SAFETY: 32 bytes of codes and 64 values for each scale; the kernel's instruction set was checked.
             unsafe { K::expand(codes.as_ptr(), scales, self.table, out.as_mut_ptr()) };
         }
@@ -143,7 +143,7 @@ impl Packed<'_> {
     /// Less than a unit, within one.
     fn part_of_unit<T: Float, K: Kernel<T>>(&self, start: usize, out: &mut [T]) {
         let unit = start / UNIT * UNIT;
-        if (unit + UNIT) / 2 > self.codes.len() {
+        if unit / 2 + UNIT / 2 > self.codes.len() {
             return self.one_by_one(start, out);
         }
         let mut whole = [T::from_f32(0.0); UNIT];

@@ -33,17 +33,13 @@ pub struct SystemSpec {
 impl SystemSpec {
     /// What stands for it in files and messages.
     pub fn origin(&self) -> String {
-        let mut text = match &self.source {
+        let source = match &self.source {
             Source::Path(path) => path.display().to_string(),
             Source::Embedded(files) => files.name.to_owned(),
         };
-        if let Some((config, _)) = &self.quantized {
-            text += &format!(" in {}", config.codebook.name());
-        }
-        if let Some(adapter) = &self.adapter {
-            text += &format!(" with {}", adapter.display());
-        }
-        text
+        let quantized = self.quantized.as_ref().map(|(config, _)| format!(" in {}", config.codebook.name()));
+        let adapter = self.adapter.as_ref().map(|adapter| format!(" with {}", adapter.display()));
+        source + &quantized.unwrap_or_default() + &adapter.unwrap_or_default()
     }
 }
 

@@ -221,7 +221,7 @@ fn run<T: GemmInput, O: Float>(isa: Isa, terms: &[Term<T>], c: MatMut<O>, init: 
                 check_reach("B", b.data.len(), [(b.rows, b.rs), (b.cols, b.cs)], batch_b);
             }
             Right::Packed(_) | Right::PackedT(_) => {
-                assert!(batch.is_empty(), "gemm: a packed weight in a batch")
+                assert!(batch.is_empty(), "gemm: a packed weight in a batch");
             }
         }
     }

@@ -83,7 +83,7 @@ pub(super) fn expand_along_lanes<T: Float, K: Kernel<T>>(
 ) {
     /// Columns that are expanded at once: what shares a scale.
     const WIDE: usize = 64;
-    const { assert!(WIDE % K::NR == 0 && EXPAND % K::DEPTH == 0) };
+    const { assert!(WIDE.is_multiple_of(K::NR) && EXPAND.is_multiple_of(K::DEPTH)) };
     let words = k.div_ceil(K::DEPTH);
     let values = values.elements::<T>(EXPAND * WIDE);
     for group in (0..count).step_by(WIDE) {

@@ -41,10 +41,11 @@ impl Grid {
     ) -> Self {
         /// What bringing an element of A into L1 costs in steps of `k` of one element of C.
         const TOUCH: usize = 2;
-        // The same for packing one of B.
-        let (pack, whole) = if quantised { (24, (UNIT / K::NR).max(1)) } else { (8, 1) };
+
         /// Multiples of the coarsest cut that are tried each way.
         const FINER: [usize; 12] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+        // The same for packing one of B.
+        let (pack, whole) = if quantised { (24, (UNIT / K::NR).max(1)) } else { (8, 1) };
         let (all_m, all_n) = (m.div_ceil(K::MR), n.div_ceil(K::NR));
         let coarsest = all_n.div_ceil(K::NC);
         let np = all_n.div_ceil(coarsest).next_multiple_of(whole).min(all_n);
