@@ -25,6 +25,7 @@ use model::smolvlm::right_padded;
 use train::config::OptimizerSection;
 use train::optimizer::{Optimizer, clip_factor};
 
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Args {
     model: String,
     checkpointing: bool,
