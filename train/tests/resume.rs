@@ -100,7 +100,7 @@ fn another_kind_of_state_is_refused() {
     until(2, &config, false);
     let resume = Options { resume: true, ..Options::default() };
     let mut other = config.clone();
-    other.optimizer.kind = OptimizerKind::Adamw;
+    other.optimizer.kind = Some(OptimizerKind::Adamw);
     let said = run(&other, &resume).unwrap_err().to_string();
     assert!(
         said.contains("\"adamw_8bit\"") && said.contains("\"adamw\"") && said.contains("step-"),
