@@ -383,7 +383,8 @@ unsafe fn packed_dots<const R: usize>(
             )
         };
         for pair in 0..units / 2 {
-            let x: [__m512i; 4] = std::array::from_fn(|i| _mm512_loadu_si512(x.add(128 * pair + 32 * i).cast()));
+            let x: [__m512i; 4] =
+                std::array::from_fn(|i| _mm512_loadu_si512(x.add(128 * pair + 32 * i).cast()));
             for r in 0..R {
                 let scaled = |u: usize| _mm512_mul_ps(table, _mm512_set1_ps(*scales[r].add(2 * pair + u)));
                 let values = _mm512_cvtne2ps_pbh(scaled(1), scaled(0));
