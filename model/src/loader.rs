@@ -169,7 +169,8 @@ impl Loader {
         match &self.quantize {
             Some((config, skip)) if !self.trainable && !quantize::skips(path, skip) => {
                 let dense = self.fetch(&name, &dims, Init::Normal(INIT_STD), None)?;
-                let weight = tagged("weights", || Quantized::quantize(&dense, config))?;
+                let weight = tagged("weights", || Quantized::quantize(&dense, config))
+                    .map_err(|e| Error::Input(format!("`{name}`: {e}")))?;
                 Ok(Weight::Quantized(Arc::new(weight)))
             }
             _ => {

@@ -143,17 +143,24 @@ impl Checkpoints {
         Ok(target)
     }
 
+    /// Where the newest checkpoint stands; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn newest(&self) -> Result<Option<State>> {
+        let Some(&step) = self.steps()?.last() else { return Ok(None) };
+        let path = self.path(step).join(STATE);
+        let json = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
+        serde_json::from_slice(&json).map(Some).map_err(|e| Error::checkpoint(&path, e.to_string()))
+    }
+
     /// Reads the newest checkpoint into the optimiser's parameters; `None` if there is none.
     ///
     /// # Errors
     /// If it does not fit the model or cannot be read.
     pub fn load(&self, optimizer: &Optimizer) -> Result<Option<State>> {
-        let Some(&step) = self.steps()?.last() else { return Ok(None) };
-        let folder = self.path(step);
-        let path = folder.join(STATE);
-        let json = fs::read(&path).map_err(|e| Error::io(&path, "read", e))?;
-        let state: State =
-            serde_json::from_slice(&json).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        let Some(state) = self.newest()? else { return Ok(None) };
+        let folder = self.path(state.step);
         let (theirs, ours) = (state.config.optimizer.kind(), optimizer.kind());
         if theirs != ours {
             let reason = format!(

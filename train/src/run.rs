@@ -200,8 +200,9 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
 
 /// Loads the newest checkpoint, if there is one, and gives its step.
 fn resume(checkpoints: &Checkpoints, optimizer: &Optimizer, here: &State) -> Result<usize> {
-    let Some(state) = checkpoints.load(optimizer)? else { return Ok(0) };
+    let Some(state) = checkpoints.newest()? else { return Ok(0) };
     let path = checkpoints.path(state.step);
+    // Before anything is loaded: another configuration often makes other tensors.
     let different = here.config.differences(&state.config);
     if !different.is_empty() {
         let reason = format!(
@@ -217,6 +218,7 @@ fn resume(checkpoints: &Checkpoints, optimizer: &Optimizer, here: &State) -> Res
         );
         return Err(Error::checkpoint(&path, reason));
     }
+    checkpoints.load(optimizer)?;
     Ok(state.step)
 }
 

@@ -15,7 +15,11 @@ use train::evaluate::{
 
 fn demo() -> Bundle {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/demo");
-    open_system(&SystemSpec { source: Source::Path(path), dtype: None }, &Device::cpu()).unwrap()
+    open_system(
+        &SystemSpec { source: Source::Path(path), dtype: None, quantized: None, adapter: None },
+        &Device::cpu(),
+    )
+    .unwrap()
 }
 
 fn row(image: Option<&Path>) -> Row {

@@ -5,10 +5,15 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use engine::Device;
 use engine::cpu::threads::with_threads;
 use engine::weights::{FileDType, Weights};
-use train::config::{OptimizerKind, StatePlace};
+use train::checkpoint::Checkpoints;
+use train::config::{OptimizerKind, OptimizerSection, StatePlace};
+use train::data::Cases;
 use train::metrics::StepRecord;
+use train::optimizer::Optimizer;
+use train::setup::Setup;
 use train::{Options, Summary, TrainConfig, run};
 
 /// Everything random switched on, and steps that do not divide the epoch.
@@ -99,16 +104,29 @@ fn another_kind_of_state_is_refused() {
     let (_folder, config) = fresh(&[("optimizer.kind", "adamw_8bit"), ("optimizer.min_8bit_size", "1000")]);
     until(2, &config, false);
     let resume = Options { resume: true, ..Options::default() };
-    let mut other = config.clone();
-    other.optimizer.kind = Some(OptimizerKind::Adamw);
-    let said = run(&other, &resume).unwrap_err().to_string();
+    let mut kind = config.clone();
+    kind.optimizer.kind = Some(OptimizerKind::Adamw);
+    let mut size = config.clone();
+    size.optimizer.min_8bit_size = 10;
+    for (other, key) in [(&kind, "optimizer.kind"), (&size, "optimizer.min_8bit_size")] {
+        let said = run(other, &resume).unwrap_err().to_string();
+        assert!(said.contains(key) && said.contains("step-000002"), "{said}");
+    }
+
+    // The files themselves are held against the state that is to take them, too.
+    let checkpoints = Checkpoints::new(config.out.join("checkpoints"), 2);
+    let load = |section: &OptimizerSection| {
+        let cases = Cases::read(&config.data).unwrap();
+        let setup = Setup::new(&config, &cases, &config.out.join("tokenizer.json"), &Device::cpu()).unwrap();
+        checkpoints.load(&Optimizer::new(setup.trained(), section).unwrap())
+    };
+    assert_eq!(load(&config.optimizer).unwrap().unwrap().step, 2);
+    let said = load(&kind.optimizer).unwrap_err().to_string();
     assert!(
         said.contains("\"adamw_8bit\"") && said.contains("\"adamw\"") && said.contains("step-"),
         "{said}"
     );
-    let mut other = config.clone();
-    other.optimizer.min_8bit_size = 10;
-    let said = run(&other, &resume).unwrap_err().to_string();
+    let said = load(&size.optimizer).unwrap_err().to_string();
     assert!(said.contains("min_8bit_size") && said.contains("U8") && said.contains("F32"), "{said}");
 }
 

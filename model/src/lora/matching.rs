@@ -78,6 +78,17 @@ fn ends(path: &str, name: &str) -> bool {
     path == name || path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
+/// Modules above linear layers that hold nothing else, so that to train them whole is to train their layers.
+const ALL_LINEAR: [&str; 4] = ["connector", "modality_projection", "self_attn", "mlp"];
+
+/// Whether `modules_to_save` with `name` takes in the layer at `path`: as PEFT has it, a module is meant whose path has
+/// this end, dot or no dot, with all that is below it.
+fn whole(path: &str, name: &str) -> bool {
+    let above = path.match_indices('.').map(|(at, _)| &path[..at]);
+    let above = above.filter(|module| ALL_LINEAR.iter().any(|last| ends(module, last)));
+    !name.is_empty() && std::iter::once(path).chain(above).any(|module| module.ends_with(name))
+}
+
 impl Rule<'_> {
     fn new<'a>(what: &str, targets: &'a Targets) -> Result<Rule<'a>> {
         Ok(match targets {
@@ -145,8 +156,7 @@ impl<'a> Rules<'a> {
 
     fn kind(&self, path: &str) -> Result<Option<TargetKind>> {
         let config = self.config;
-        // As PEFT has it: the end of the path, dot or no dot.
-        if config.modules_to_save.iter().any(|name| !name.is_empty() && path.ends_with(name.as_str())) {
+        if config.modules_to_save.iter().any(|name| whole(path, name)) {
             return Ok(Some(TargetKind::Full));
         }
         if let Some(excluded) = &self.excluded
@@ -187,10 +197,10 @@ impl LoraConfig {
                 found.push(Target { path: path.to_owned(), dims, kind });
             }
         }
-        let lost = self.modules_to_save.iter().find(|name| !paths.iter().any(|p| p.ends_with(name.as_str())));
+        let lost = self.modules_to_save.iter().find(|name| !paths.iter().any(|path| whole(path, name)));
         if let Some(name) = lost {
             return Err(Error::Input(format!(
-                "`modules_to_save`: {name:?} is no linear layer of this model; embeddings and norms cannot be saved whole"
+                "`modules_to_save`: {name:?} is no linear layer of this model and no module of such alone; embeddings and norms cannot be saved whole"
             )));
         }
         if !found.iter().any(|t| matches!(t.kind, TargetKind::Lora { .. })) {
@@ -259,8 +269,17 @@ mod tests {
         let whole = LoraConfig { modules_to_save: vec!["lm_head".into()], ..named(&["up_proj", "lm_head"]) };
         let targets = whole.targets(PATHS.iter().map(|&p| (p, [4, 4]))).unwrap();
         assert_eq!(targets.iter().filter(|t| t.kind == TargetKind::Full).count(), 1);
-        let lost = LoraConfig { modules_to_save: vec!["embed_tokens".into()], ..named(&["up_proj"]) };
-        assert!(lost.targets(PATHS.iter().map(|&p| (p, [4, 4]))).is_err());
+        let save = |name: &str| LoraConfig { modules_to_save: vec![name.into()], ..named(&["up_proj"]) };
+        for (name, layers) in
+            [("connector", 1), ("modality_projection", 1), ("model.connector", 1), ("0.self_attn", 4)]
+        {
+            let targets = save(name).targets(PATHS.iter().map(|&p| (p, [4, 4]))).unwrap();
+            assert_eq!(targets.iter().filter(|t| t.kind == TargetKind::Full).count(), layers, "{name}");
+        }
+        // An embedding, and modules that hold norms or embeddings too.
+        for name in ["embed_tokens", "text_model", "layers.0", "1"] {
+            assert!(save(name).targets(PATHS.iter().map(|&p| (p, [4, 4]))).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod qlora;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
