@@ -166,17 +166,14 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
     let exported = if stopped {
         None
     } else {
-        Some(match &setup.adapter {
-            Some(adapter) => {
-                let folder = config.out.join("adapter");
-                adapter.save(&folder)?;
-                folder
-            }
-            None => {
-                let folder = config.out.join("model");
-                export(&folder, &setup, config.training.export_dtype)?;
-                folder
-            }
+        Some(if let Some(adapter) = &setup.adapter {
+            let folder = config.out.join("adapter");
+            adapter.save(&folder)?;
+            folder
+        } else {
+            let folder = config.out.join("model");
+            export(&folder, &setup, config.training.export_dtype)?;
+            folder
         })
     };
     let records = session.metrics.records();

@@ -71,8 +71,10 @@ impl Setup {
         if generation.is_file() {
             GenerationConfig::from_file(&generation)?;
         }
-        let loader =
-            prepare(run, Loader::from_weights(Arc::new(Weights::open(folder)?), base_dtype(run), device));
+        let loader = prepare(
+            run,
+            Loader::from_weights(Arc::new(Weights::open(folder)?), Some(base_dtype(run)), device),
+        );
         let tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         Self::assemble(run, config, tokenizer, template, preprocessor, &loader)
     }
@@ -92,7 +94,7 @@ impl Setup {
             let whole = PreprocessorConfig::with_tile_edge(edge);
             PreprocessorConfig { do_image_splitting: false, longest_edge: edge, ..whole }
         });
-        let loader = prepare(run, Loader::random(run.seed, base_dtype(run).unwrap_or(DType::F32), device));
+        let loader = prepare(run, Loader::random(run.seed, base_dtype(run), device));
         let template = ChatTemplate::smolvlm();
         let setup = Self::assemble(run, config, tokenizer, template, preprocessor, &loader)?;
         let scale = (run.model.init_std / f64::from(model::nn::INIT_STD)) as f32;
@@ -235,11 +237,11 @@ impl Setup {
 }
 
 /// Type of the weights as they are loaded: what is trained is f32; a frozen base is in the type of the residual stream.
-fn base_dtype(run: &TrainConfig) -> Option<DType> {
-    Some(match (run.lora.is_some(), run.precision) {
+fn base_dtype(run: &TrainConfig) -> DType {
+    match (run.lora.is_some(), run.precision) {
         (true, Precision::Bf16) => DType::BF16,
         _ => DType::F32,
-    })
+    }
 }
 
 /// A loader that gives leaves, or a frozen base as the configuration wants it.

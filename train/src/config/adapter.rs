@@ -1,5 +1,7 @@
 //! `[quantization]` and `[lora]`: a frozen base, and what is trained on it.
 
+use std::collections::BTreeMap;
+
 use engine::{Codebook, QuantConfig};
 use model::lora::{LoraConfig, LoraInit, Targets};
 use serde::{Deserialize, Serialize};
@@ -103,9 +105,9 @@ pub struct LoraSection {
     /// Only the layers with these numbers; all if empty.
     pub layers: Vec<usize>,
     /// Other ranks for layers whose path ends in a regular expression.
-    pub rank_pattern: std::collections::BTreeMap<String, usize>,
+    pub rank_pattern: BTreeMap<String, usize>,
     /// Other alphas for such layers.
-    pub alpha_pattern: std::collections::BTreeMap<String, f64>,
+    pub alpha_pattern: BTreeMap<String, f64>,
 }
 
 impl Default for LoraSection {
@@ -125,8 +127,8 @@ impl Default for LoraSection {
             rslora: false,
             dora: false,
             layers: Vec::new(),
-            rank_pattern: Default::default(),
-            alpha_pattern: Default::default(),
+            rank_pattern: BTreeMap::default(),
+            alpha_pattern: BTreeMap::default(),
         }
     }
 }

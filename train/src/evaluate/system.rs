@@ -38,10 +38,12 @@ impl SystemSpec {
             Source::Embedded(files) => files.name.to_owned(),
         };
         if let Some((config, _)) = &self.quantized {
-            text += &format!(" in {}", config.codebook.name());
+            text.push_str(" in ");
+            text.push_str(config.codebook.name());
         }
         if let Some(adapter) = &self.adapter {
-            text += &format!(" with {}", adapter.display());
+            text.push_str(" with ");
+            text.push_str(&adapter.display().to_string());
         }
         text
     }
