@@ -129,7 +129,7 @@ def check(args):
         # In training mode bitsandbytes keeps its plain layout; its CPU packing refuses some
         # shapes. No base model here has dropout, so the values are those of evaluation.
         inputs, expected = read(args.inputs)
-        model = base_model(args.folder, dtype=torch.bfloat16).train()
+        model = base_model(args.folder, dtype=TYPES[args.source]).train()
         total["logits_sha256"] = digest(found := logits(model, inputs))
         if args.out_logits:
             save_file({"logits": found}, args.out_logits)
@@ -174,7 +174,7 @@ def main():
     options.add_argument("folder", type=pathlib.Path)
     options.add_argument("--write", type=pathlib.Path, metavar="OUT")
     options.add_argument("--single", action="store_true", help="writing: scales in f32, no double quantisation")
-    options.add_argument("--source", choices=list(TYPES), default="bf16", help="writing: type before NF4 (bf16)")
+    options.add_argument("--source", choices=list(TYPES), default="bf16", help="type before NF4, and of what stays unquantised (bf16)")
     options.add_argument("--dtype", choices=list(TYPES), default="f32", help="of the dequantised values (f32)")
     options.add_argument("--compare", type=pathlib.Path, metavar="VALUES")
     options.add_argument("--dequantised", type=pathlib.Path, metavar="VALUES", help="where to keep the values")

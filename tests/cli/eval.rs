@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::program::{Outcome, json_lines, roentgen};
 use crate::tiny::{Images, Tiny};
 
-/// A configuration over the shared chest X-rays; `None`, with a line that says so, where they are not.
-fn config(folder: &Images) -> Option<PathBuf> {
+/// The folder of the shared chest X-rays; `None`, with a line that says so, where they are not.
+pub(crate) fn shared_data() -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let roots = match std::env::var_os("ROENTGEN_SHARED") {
         Some(root) => vec![PathBuf::from(root)],
@@ -20,7 +20,12 @@ fn config(folder: &Images) -> Option<PathBuf> {
         println!("SKIP: shared data `data/cxr` is not on this machine");
         return None;
     };
-    let data = std::path::absolute(data).unwrap();
+    Some(std::path::absolute(data).unwrap())
+}
+
+/// A configuration over them.
+fn config(folder: &Images) -> Option<PathBuf> {
+    let data = shared_data()?;
     let text = format!(
         "out = \"run\"\n[model]\nfolder = \"base\"\n[data]\nroot = {:?}\nfiles = [\"cxr/cases.jsonl\"]\n",
         data.display().to_string()

@@ -8,6 +8,7 @@ mod hostile;
 mod inspect;
 mod kill;
 mod program;
+mod qlora;
 mod quantize;
 mod report;
 mod score;
