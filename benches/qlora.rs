@@ -15,7 +15,7 @@ mod spans;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use engine::{DType, Device, QuantConfig, Result, Rng, Tensor};
+use engine::{Cpu, DType, Device, QuantConfig, Result, Rng, Tensor};
 use model::bundle::network;
 use model::config::{Config, PreprocessorConfig, TrainingStep};
 use model::image::{DecodeOptions, Idefics3Processor, decode_file};
@@ -103,6 +103,8 @@ fn main() -> Result<()> {
     let adapter = Adapter::new(lora, &network, 1).expect("the paper's layers are there");
     network.attach(&adapter).expect("it was made for it");
     let optimizer = Optimizer::new(adapter.parameters(), &OptimizerSection::default()).expect("f32 leaves");
+    // As `train` does after loading.
+    device.backend::<Cpu>().expect("the processor").trim();
     let load = resident().1;
 
     let model = network.vision_language().expect("a vision tower");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::weights::Weights;
-use engine::{DType, Device, Tensor};
+use engine::{Cpu, DType, Device, Tensor};
 use model::bundle::{Network, network};
 use model::config::{Config, GenerationConfig, PreprocessorConfig};
 use model::loader::Loader;
@@ -147,6 +147,10 @@ impl Setup {
             run.lora.as_ref().map(|lora| Adapter::new(lora.config(base), &network, run.seed)).transpose()?;
         if let Some(adapter) = &adapter {
             network.attach(adapter)?;
+        }
+        // What loading needed beside the weights is not of the sizes that training asks for.
+        if let Some(cpu) = network.device().backend::<Cpu>() {
+            cpu.trim();
         }
         let freeze_vision = run.model.freeze_vision;
         Ok(Self {
