@@ -80,6 +80,7 @@ pub(crate) fn run(args: &EvalArgs, global: &Global) -> Result<ExitCode> {
         source: source(path),
         dtype,
         quantized: quantized.clone(),
+        image: config.image.clone(),
         adapter: None,
     };
     let base = args.base.clone().or_else(|| config.model.folder.clone());

@@ -7,7 +7,6 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use engine::{DType, Device};
 use model::bundle::Bundle;
-use model::lora::Adapter;
 
 use crate::{demo, output};
 
@@ -52,14 +51,12 @@ impl ModelArgs {
     pub(crate) fn open(&self, device: &Device) -> Result<Bundle> {
         let started = Instant::now();
         let dtype = self.dtype.map(DType::from);
-        let bundle = match &self.model {
+        let mut bundle = match &self.model {
             Some(path) => Bundle::open(path, dtype, device)?,
             None => Bundle::embedded(demo::model().ok_or_else(|| anyhow!(NO_MODEL))?, dtype, device)?,
         };
         if let Some(folder) = &self.adapter {
-            let adapter = Adapter::open(folder, &bundle.network)?;
-            adapter.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            bundle.network.attach(&adapter)?;
+            bundle.attach(folder)?.iter().for_each(|warning| tracing::warn!("{warning}"));
         }
         tracing::info!(
             "{}: {} parameters, opened in {:.3} s",

@@ -14,6 +14,7 @@ use crate::generate;
 use crate::image::{Idefics3Processor, Tiles};
 use crate::llama::{Llama, Names};
 use crate::loader::{Loader, find_not_finite};
+use crate::lora::Adapter;
 use crate::nn::Linear;
 use crate::prompt::{ChatTemplate, Message, PromptEncoder};
 use crate::smolvlm::SmolVlm;
@@ -275,6 +276,33 @@ impl Bundle {
             generation,
             network: Network::Llama(Box::new(llama)),
         })
+    }
+
+    /// Puts the adapter of a folder on the network, in the place of any other, and prepares images as it was trained
+    /// with, where the folder says how (a `preprocessor_config.json` beside PEFT's files). Returns what was odd but
+    /// harmless.
+    pub fn attach(&mut self, folder: &Path) -> Result<Vec<String>> {
+        let adapter = Adapter::open(folder, &self.network)?;
+        let path = folder.join("preprocessor_config.json");
+        if self.processor.is_some() && path.is_file() {
+            self.prepare_images(PreprocessorConfig::from_file(&path)?, &path.display().to_string())?;
+        }
+        self.network.attach(&adapter)?;
+        Ok(adapter.warnings)
+    }
+
+    /// Prepares images by other settings; `origin` names them in errors.
+    pub fn prepare_images(&mut self, settings: PreprocessorConfig, origin: &str) -> Result<()> {
+        if let Some(image) = &self.config.image
+            && settings.tile_edge != image.vision.image_size
+        {
+            return Err(Error::Input(format!(
+                "{origin}: tiles of {} pixels, but the vision tower takes {}",
+                settings.tile_edge, image.vision.image_size
+            )));
+        }
+        self.processor = Some(Idefics3Processor::new(settings, origin)?);
+        Ok(())
     }
 
     /// The decoder.

@@ -169,6 +169,11 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         Some(if let Some(adapter) = &setup.adapter {
             let folder = config.out.join("adapter");
             adapter.save(&folder)?;
+            if let Some(settings) = &setup.preprocessor {
+                // PEFT does not mind it, and `report --adapter` must cut images as the run did.
+                let json = format!("{:#}\n", settings.to_json());
+                write(&folder.join("preprocessor_config.json"), json.as_bytes())?;
+            }
             folder
         } else {
             let folder = config.out.join("model");

@@ -117,12 +117,7 @@ impl Setup {
         loader: &Loader,
     ) -> Result<Self> {
         if let Some(preprocessor) = &mut preprocessor {
-            if let Some(splitting) = run.image.splitting {
-                preprocessor.do_image_splitting = splitting;
-            }
-            if let Some(edge) = run.image.longest_edge {
-                preprocessor.longest_edge = edge;
-            }
+            run.image.apply(preprocessor);
             preprocessor.validate("[image]")?;
             if preprocessor.do_image_splitting && !run.image.augmentation.is_none() {
                 let reason = "`image.augmentation` changes each tile by itself and would tear an image that is \

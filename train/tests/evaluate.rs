@@ -16,7 +16,13 @@ use train::evaluate::{
 fn demo() -> Bundle {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets/demo");
     open_system(
-        &SystemSpec { source: Source::Path(path), dtype: None, quantized: None, adapter: None },
+        &SystemSpec {
+            source: Source::Path(path),
+            dtype: None,
+            quantized: None,
+            image: train::config::ImageSection::default(),
+            adapter: None,
+        },
         &Device::cpu(),
     )
     .unwrap()

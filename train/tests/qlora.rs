@@ -80,6 +80,7 @@ fn what_was_learned_is_in_the_adapter() {
         dtype: Some(config.precision.into()),
         quantized: Some((q.config(), q.skip.clone())),
         adapter: summary.model.clone(),
+        image: config.image.clone(),
     };
     let device = engine::Device::cpu();
     let tuned = open_system(&spec, &device).unwrap();

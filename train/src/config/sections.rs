@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use model::config::PreprocessorConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::schedule::{Schedule, warmup_steps};
@@ -135,6 +136,19 @@ pub struct ImageSection {
     /// Random changes of training images.
     #[serde(default)]
     pub augmentation: Augmentation,
+}
+
+impl ImageSection {
+    /// Puts what is given in the place of a folder's settings; says whether anything was.
+    pub fn apply(&self, settings: &mut PreprocessorConfig) -> bool {
+        if let Some(splitting) = self.splitting {
+            settings.do_image_splitting = splitting;
+        }
+        if let Some(edge) = self.longest_edge {
+            settings.longest_edge = edge;
+        }
+        self.splitting.is_some() || self.longest_edge.is_some()
+    }
 }
 
 /// Largest random changes of a training image, each drawn uniformly. Never mirrored: the heart is on the left.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use engine::{DType, Device, QuantConfig};
 use model::bundle::{Bundle, Embedded};
-use model::lora::Adapter;
 
+use crate::config::ImageSection;
 use crate::error::Result;
 
 /// Where a model comes from.
@@ -26,6 +26,8 @@ pub struct SystemSpec {
     pub dtype: Option<DType>,
     /// Linear layers in 4 bits, but for the modules named; for folders.
     pub quantized: Option<(QuantConfig, Vec<String>)>,
+    /// How the run cut images, where that is not as the model's folder says.
+    pub image: ImageSection,
     /// An adapter's folder, put on the model.
     pub adapter: Option<PathBuf>,
 }
@@ -48,7 +50,7 @@ impl SystemSpec {
 /// # Errors
 /// If the model cannot be opened.
 pub fn open_system(spec: &SystemSpec, device: &Device) -> Result<Bundle> {
-    let bundle = match (&spec.source, &spec.quantized) {
+    let mut bundle = match (&spec.source, &spec.quantized) {
         (Source::Path(path), Some((config, skip))) if path.is_dir() => {
             Bundle::open_quantized(path, spec.dtype, *config, skip.clone(), device)?
         }
@@ -56,9 +58,13 @@ pub fn open_system(spec: &SystemSpec, device: &Device) -> Result<Bundle> {
         (Source::Embedded(files), _) => Bundle::embedded(*files, spec.dtype, device)?,
     };
     if let Some(folder) = &spec.adapter {
-        let adapter = Adapter::open(folder, &bundle.network)?;
-        adapter.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        bundle.network.attach(&adapter)?;
+        bundle.attach(folder)?.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+    if let Some(processor) = &bundle.processor {
+        let mut settings = processor.config().clone();
+        if spec.image.apply(&mut settings) {
+            bundle.prepare_images(settings, "[image]")?;
+        }
     }
     Ok(bundle)
 }
