@@ -12,6 +12,8 @@ const MOST: usize = 8;
 const TASK_BYTES: usize = 64 << 10;
 /// Most tasks for one product.
 const TASKS: usize = 64;
+/// Scales that are decoded at once for each stream.
+const SCALES: usize = 128;
 /// Rows of the weight that are walked at once.
 const STREAMS: usize = 4;
 
@@ -85,25 +87,35 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
     fn fused<K: Kernel<T>>(&self, first: usize, rows: usize, scratch: &mut Scratch) {
         let k = self.weight.cols;
         let units = k / 64;
-        let scales = scratch.sums.elements::<f32>(STREAMS * units);
         let stretch = rows.div_ceil(STREAMS);
-        for i in 0..stretch {
+        // Scales of several rows at once: those of a short row would not fill a vector.
+        let batch = (SCALES / units).clamp(1, stretch);
+        let scales = scratch.sums.elements::<f32>(STREAMS * batch * units);
+        for done in (0..stretch).step_by(batch) {
+            let n = batch.min(stretch - done);
             // A stream that is out of rows repeats the last one; its sum is dropped.
-            let row = |r: usize| first + (r * stretch + i).min(rows - 1);
-            for (r, scales) in scales.chunks_exact_mut(units).take(STREAMS).enumerate() {
-                self.weight.unit_scales::<T, K>(row(r) * k, scales);
+            let start: [usize; STREAMS] = std::array::from_fn(|r| (r * stretch + done).min(rows - 1));
+            let have = start.map(|start| n.min(rows - start));
+            for (r, scales) in scales.chunks_exact_mut(batch * units).take(STREAMS).enumerate() {
+                let (from, count) = ((first + start[r]) * k, have[r] * units);
+                self.weight.unit_scales::<T, K>(from, &mut scales[..count]);
                 // A few bytes for each row, which no hardware foresees.
-                self.weight.prefetch_scales((row(r) + 1) * k, k);
+                self.weight.prefetch_scales(from + have[r] * k, batch * k);
             }
-            let codes: [*const u8; STREAMS] =
-                std::array::from_fn(|r| self.weight.codes[row(r) * k / 2..][..k / 2].as_ptr());
-            let scales: [*const f32; STREAMS] =
-                std::array::from_fn(|r| scales[r * units..][..units].as_ptr());
-            // SAFETY: each row was sliced to `units` pieces of codes and scales, `x` holds as many.
-            let sums = unsafe { K::packed_dots(units, codes, scales, self.weight.table, self.x.as_ptr()) };
-            for (r, &sum) in sums.iter().enumerate() {
-                if r * stretch + i < rows {
-                    self.finish(0, row(r), sum);
+            for i in 0..n {
+                let row: [usize; STREAMS] = std::array::from_fn(|r| i.min(have[r] - 1));
+                let codes: [*const u8; STREAMS] = std::array::from_fn(|r| {
+                    self.weight.codes[(first + start[r] + row[r]) * k / 2..][..k / 2].as_ptr()
+                });
+                let scales: [*const f32; STREAMS] =
+                    std::array::from_fn(|r| scales[(r * batch + row[r]) * units..][..units].as_ptr());
+                // SAFETY: each row was sliced to `units` pieces of codes and scales, `x` holds as many.
+                let sums =
+                    unsafe { K::packed_dots(units, codes, scales, self.weight.table, self.x.as_ptr()) };
+                for (r, &sum) in sums.iter().enumerate() {
+                    if r * stretch + done + i < rows {
+                        self.finish(0, first + r * stretch + done + i, sum);
+                    }
                 }
             }
         }
