@@ -13,6 +13,7 @@ use model::bundle::{Network, network};
 use model::config::{Config, ModelType};
 use model::llama::{Cache, Llama, Places};
 use model::loader::Loader;
+use model::quantize::SKIPPED;
 
 struct Args {
     what: String,
@@ -100,7 +101,11 @@ fn main() {
     let device = Device::cpu();
     let random = |config: &Config| {
         let loader = Loader::random(1, args.dtype, &device);
-        let loader = if args.nf4 { loader.quantized(QuantConfig::default(), Vec::new()) } else { loader };
+        let loader = if args.nf4 {
+            loader.quantized(QuantConfig::default(), SKIPPED.map(str::to_owned).into())
+        } else {
+            loader
+        };
         network(&loader, config).unwrap()
     };
     let build = |name: &str| random(&Config::known(name).expect("a known model"));

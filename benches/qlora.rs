@@ -21,6 +21,7 @@ use model::config::{Config, PreprocessorConfig, TrainingStep};
 use model::image::{DecodeOptions, Idefics3Processor, decode_file};
 use model::loader::Loader;
 use model::lora::{Adapter, LoraConfig};
+use model::quantize::SKIPPED;
 use model::smolvlm::right_padded;
 use train::config::OptimizerSection;
 use train::optimizer::{Optimizer, clip_factor};
@@ -94,7 +95,8 @@ fn main() -> Result<()> {
     let image = config.image.clone().expect("a vision tower");
     let device = Device::cpu();
     let dtype = if args.mixed { DType::F32 } else { DType::BF16 };
-    let loader = Loader::random(1, dtype, &device).quantized(QuantConfig::default(), Vec::new());
+    let loader = Loader::random(1, dtype, &device)
+        .quantized(QuantConfig::default(), SKIPPED.map(str::to_owned).into());
     let loader = if args.mixed { loader.computing_in(DType::BF16) } else { loader };
     let mut network = network(&loader, &config).expect("a valid shape");
     drop(loader);
@@ -135,7 +137,7 @@ fn main() -> Result<()> {
     let linears = config.linears();
     let targets = lora.targets(linears.iter().map(|(path, dims)| (path.as_str(), *dims))).expect("layers");
     let plan = config.training_memory(
-        &config.quantized_sizes(&QuantConfig::default(), &[]),
+        &config.quantized_sizes(&QuantConfig::default(), &SKIPPED.map(str::to_owned)),
         &targets,
         &TrainingStep {
             batch: 1,

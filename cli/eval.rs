@@ -74,7 +74,7 @@ pub(crate) fn run(args: &EvalArgs, global: &Global) -> Result<ExitCode> {
     let config = TrainConfig::from_file(&args.config, &args.set)?;
     let dtype = args.dtype.map(DType::from);
     // Both sides see the weights as the run did.
-    let quantized = config.quantization.as_ref().map(|q| (q.config(), q.skip.clone()));
+    let quantized = config.quantization.as_ref().map(|q| (q.config(), q.skipped()));
     let dtype = dtype.or_else(|| config.lora.as_ref().map(|_| DType::from(config.precision)));
     let spec = |path: PathBuf| SystemSpec {
         source: source(path),

@@ -252,7 +252,7 @@ fn prepare(run: &TrainConfig, loader: Loader) -> Loader {
     match (&run.lora, &run.quantization) {
         (None, _) => loader.trainable(),
         (Some(_), None) => loader,
-        (Some(_), Some(q)) => loader.quantized(q.config(), q.skip.clone()),
+        (Some(_), Some(q)) => loader.quantized(q.config(), q.skipped()),
     }
 }
 

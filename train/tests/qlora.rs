@@ -78,7 +78,7 @@ fn what_was_learned_is_in_the_adapter() {
     let spec = SystemSpec {
         source: Source::Path(tiny.path("base")),
         dtype: Some(config.precision.into()),
-        quantized: Some((q.config(), q.skip.clone())),
+        quantized: Some((q.config(), q.skipped())),
         adapter: summary.model.clone(),
         image: config.image.clone(),
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use engine::{Codebook, QuantConfig};
 use model::lora::{LoraConfig, LoraInit, Targets};
+use model::quantize::SKIPPED;
 use serde::{Deserialize, Serialize};
 
 /// 4-bit value tables.
@@ -38,6 +39,11 @@ impl Default for QuantizationSection {
 }
 
 impl QuantizationSection {
+    /// Modules left as they are: the head, and those of `skip`.
+    pub fn skipped(&self) -> Vec<String> {
+        SKIPPED.iter().map(|name| (*name).to_owned()).chain(self.skip.iter().cloned()).collect()
+    }
+
     /// For the engine.
     pub fn config(&self) -> QuantConfig {
         let codebook = match self.format {
@@ -173,5 +179,17 @@ impl LoraSection {
             ("lora.alpha_pattern", self.alpha_pattern.values().all(|&a| positive(a)), "positive numbers"),
         ];
         checks.into_iter().find(|(_, good, _)| !good).map(|(key, _, rule)| (key, rule))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_always_stays() {
+        let section = QuantizationSection { skip: vec!["proj".into()], ..QuantizationSection::default() };
+        assert_eq!(section.skipped(), ["lm_head", "proj"]);
+        assert!(model::quantize::skips("lm_head", &QuantizationSection::default().skipped()));
     }
 }
