@@ -53,7 +53,7 @@ run() {
         grep -E '^(test |running |SKIP:|failed: |failures:|error|thread |assertion |  left: | right: |     Running )' || true
 }
 : >"$log"
-run cargo test --release --workspace "$@" -- --show-output
+run cargo test --release --workspace --no-fail-fast "$@" -- --show-output
 # The whole model on the other instruction sets; the tests of operations walk them by themselves.
 for isa in avx2 portable; do
     run env ROENTGEN_CPU="$isa" cargo test --release -p roentgen --test parity -- --show-output

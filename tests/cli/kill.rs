@@ -72,35 +72,51 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// Steps that the run's metrics hold.
+fn steps(folder: &Path) -> usize {
+    let metrics = std::fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap_or_default();
+    metrics.matches("\"kind\":\"step\"").count()
+}
+
 #[test]
 fn a_run_killed_at_any_moment_ends_with_the_same_bytes() {
     let (straight, config) = data();
     let begun = Instant::now();
     roentgen(arguments(&config)).ok();
-    let whole = begun.elapsed();
+    let steps = steps(straight.path());
+    let (whole, step) = (begun.elapsed(), begun.elapsed() / steps as u32);
 
     let (killed, config) = data();
     let mut rng = Rng::new(7);
-    let (mut hits, mut moments) = (0, Vec::new());
-    for _ in 0..KILLS {
-        // From the first instructions of the program up to a third of the run: starts, steps and checkpoints alike.
-        let wait = Duration::from_secs_f64(rng.uniform() * whole.as_secs_f64() / 3.0);
+    let mut moments = Vec::new();
+    for kill in 0..KILLS {
+        let before = self::steps(killed.path());
         let mut child =
             command().args(arguments(&config)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(wait);
-        // SIGKILL; a run that has ended by itself is as good.
+        if kill % 3 == 0 {
+            // From the first instructions of the program on.
+            std::thread::sleep(step.mul_f64(rng.uniform() * 4.0));
+        } else {
+            // Some steps later, and a random part of a step: by what the run has done, not by the clock, which other
+            // tests share.
+            let target = before + 1 + rng.below(2) as usize;
+            let patience = Instant::now();
+            while self::steps(killed.path()) < target && child.try_wait().unwrap().is_none() {
+                assert!(patience.elapsed() < whole.max(Duration::from_secs(60)), "no step in {patience:?}");
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            std::thread::sleep(step.mul_f64(rng.uniform()));
+        }
+        // SIGKILL.
         let _ = child.kill();
         let status = child.wait().unwrap();
-        assert!(status.signal() == Some(9) || status.success(), "{status}");
-        hits += usize::from(status.signal() == Some(9));
-        let metrics = std::fs::read_to_string(killed.path().join("run/metrics.jsonl")).unwrap_or_default();
-        moments.push(metrics.matches("\"step\"").count());
+        assert_eq!(status.signal(), Some(9), "kill {kill} of {KILLS} came too late: {status}");
+        moments.push(self::steps(killed.path()));
     }
     roentgen(arguments(&config)).ok();
 
-    assert!(hits >= KILLS / 2, "only {hits} runs were still alive when they were killed");
     moments.dedup();
-    assert!(moments.len() >= 3, "the kills did not fall into different steps: {moments:?}");
+    assert!(moments.len() >= KILLS / 3, "the kills did not fall into different steps: {moments:?}");
     let (want, got) = (contents(straight.path()), contents(killed.path()));
     assert_eq!(want.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
     for (name, bytes) in &want {
