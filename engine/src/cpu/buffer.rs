@@ -8,62 +8,162 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
+use memmap2::MmapMut;
+
 use super::scratch_file::ScratchFile;
 use crate::weights::Mapping;
 use crate::{Cpu, Element, Error, Input, Output, Result};
 
 /// Alignment of pooled buffers: a cache line, and the widest vector.
 const ALIGN: usize = 64;
+/// Blocks of at least this size are maps of their own, in huge pages where the system has them: streaming a weight
+/// then crosses one page border in 2 MiB instead of 512.
+const MAPPED: usize = 2 << 20;
 
-/// Blocks kept for reuse, by size. Blocks are zeroed when they come from the system, so their bytes are
-/// always initialised.
-#[derive(Default)]
-pub(super) struct Pool {
-    free: Mutex<BTreeMap<usize, Vec<Block>>>,
+/// Memory of one size class, all of it initialised: zeroed when it came from the system.
+enum Block {
+    Heap { ptr: NonNull<u8>, class: usize },
+    Map(MmapMut),
 }
 
-struct Block(NonNull<u8>);
-
-// SAFETY: a block on the free list is owned by the list alone.
+// SAFETY: a block owns its memory.
 unsafe impl Send for Block {}
+// SAFETY: a shared block gives no access to its bytes; see `CpuBuffer` for who reads and writes them.
+unsafe impl Sync for Block {}
 
-/// Rounds up to one of four sizes per power of two: at most a quarter is wasted, and shapes that differ a
-/// little share blocks.
-fn size_class(bytes: usize) -> Option<usize> {
-    let bytes = bytes.max(ALIGN);
-    let step = (bytes.checked_next_power_of_two()? / 8).max(ALIGN);
-    bytes.checked_next_multiple_of(step).filter(|&n| n <= isize::MAX as usize - ALIGN)
-}
-
-fn block_layout(class: usize) -> AllocLayout {
-    AllocLayout::from_size_align(class, ALIGN).expect("a size class is below isize::MAX")
-}
-
-impl Pool {
-    pub(super) fn bytes(&self) -> usize {
-        self.free.lock().unwrap().iter().map(|(class, blocks)| class * blocks.len()).sum()
+impl Block {
+    fn new(class: usize) -> Option<Self> {
+        if class >= MAPPED {
+            let map = MmapMut::map_anon(class).ok()?;
+            // A wish: without huge pages the block is as good, only slower.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(memmap2::Advice::HugePage);
+            return Some(Self::Map(map));
+        }
+        // SAFETY: the layout has a size of at least ALIGN.
+        let ptr = NonNull::new(unsafe { alloc_zeroed(heap_layout(class)) })?;
+        Some(Self::Heap { ptr, class })
     }
 
-    pub(super) fn trim(&self) {
-        for (class, blocks) in std::mem::take(&mut *self.free.lock().unwrap()) {
-            for block in blocks {
-                // SAFETY: allocated with this layout and owned by the list.
-                unsafe { dealloc(block.0.as_ptr(), block_layout(class)) };
-            }
+    fn class(&self) -> usize {
+        match self {
+            Self::Heap { class, .. } => *class,
+            Self::Map(map) => map.len(),
+        }
+    }
+
+    fn ptr(&mut self) -> NonNull<u8> {
+        match self {
+            Self::Heap { ptr, .. } => *ptr,
+            Self::Map(map) => NonNull::new(map.as_mut_ptr()).expect("a map is not at address 0"),
         }
     }
 }
 
-impl Drop for Pool {
+impl Drop for Block {
     fn drop(&mut self) {
-        self.trim();
+        if let Self::Heap { ptr, class } = self {
+            // SAFETY: allocated with this layout and owned by the block.
+            unsafe { dealloc(ptr.as_ptr(), heap_layout(*class)) };
+        }
+    }
+}
+
+fn heap_layout(class: usize) -> AllocLayout {
+    AllocLayout::from_size_align(class, ALIGN).expect("a size class is below isize::MAX")
+}
+
+/// Rounds up to one of sixteen sizes per power of two: at most a sixteenth is wasted, and shapes that differ a
+/// little share blocks.
+fn size_class(bytes: usize) -> Option<usize> {
+    let bytes = bytes.max(ALIGN);
+    let step = (bytes.checked_next_power_of_two()? / 32).max(ALIGN);
+    bytes.checked_next_multiple_of(step).filter(|&n| n <= isize::MAX as usize - ALIGN)
+}
+
+/// Blocks kept for reuse. Live and idle blocks together never hold more than live blocks alone once did, so that reuse
+/// costs no memory: a new block beyond that takes the place of those that have been idle longest.
+#[derive(Default)]
+pub(super) struct Pool {
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// By class; in each class the one that was freed last is at the end.
+    blocks: BTreeMap<usize, Vec<(u64, Block)>>,
+    frees: u64,
+    idle: usize,
+    live: usize,
+    most_live: usize,
+}
+
+impl Idle {
+    /// A block of this class, or of one up to an eighth larger.
+    fn take(&mut self, class: usize) -> Option<Block> {
+        let (_, blocks) = self.blocks.range_mut(class..=class.saturating_add(class / 8)).find(|(_, b)| !b.is_empty())?;
+        let (_, block) = blocks.pop()?;
+        self.idle -= block.class();
+        Some(block)
+    }
+
+    /// Gives back what has been idle longest until `room` more bytes fit under the mark.
+    fn make_room(&mut self, room: usize) {
+        while self.idle > 0 && self.live + self.idle + room > self.most_live {
+            let oldest = self.blocks.values_mut().filter(|b| !b.is_empty()).min_by_key(|b| b[0].0);
+            let Some(blocks) = oldest else { return };
+            self.idle -= blocks.remove(0).1.class();
+        }
+    }
+
+    fn lend(&mut self, class: usize) {
+        self.live += class;
+        self.most_live = self.most_live.max(self.live);
+    }
+}
+
+impl Pool {
+    /// A block for `class` bytes, and whether its bytes are known to be zero.
+    fn lend(&self, class: usize) -> Option<(Block, bool)> {
+        let mut idle = self.idle.lock().unwrap();
+        let (block, fresh) = match idle.take(class) {
+            Some(block) => (block, false),
+            None => {
+                idle.make_room(class);
+                (Block::new(class)?, true)
+            }
+        };
+        idle.lend(block.class());
+        Some((block, fresh))
+    }
+
+    fn take_back(&self, block: Block) {
+        let mut idle = self.idle.lock().unwrap();
+        let (class, stamp) = (block.class(), idle.frees);
+        idle.frees += 1;
+        idle.live -= class;
+        idle.idle += class;
+        idle.blocks.entry(class).or_default().push((stamp, block));
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.idle.lock().unwrap().idle
+    }
+
+    /// Gives idle blocks back to the system, and counts the mark anew.
+    pub(super) fn trim(&self) {
+        let mut idle = self.idle.lock().unwrap();
+        idle.blocks.clear();
+        idle.idle = 0;
+        idle.most_live = idle.live;
     }
 }
 
 enum Owner {
+    /// The block goes back when the buffer is dropped, and only then is it `None`.
     Pool {
         pool: Arc<Pool>,
-        class: usize,
+        block: Option<Block>,
     },
     /// Read-only; the file is held so that the pointer stays valid.
     Map {
@@ -89,19 +189,13 @@ unsafe impl Sync for CpuBuffer {}
 
 impl CpuBuffer {
     pub(super) fn pooled(pool: &Arc<Pool>, len: usize, zeroed: bool) -> Option<Self> {
-        let class = size_class(len)?;
-        let block = pool.free.lock().unwrap().get_mut(&class).and_then(Vec::pop);
-        let ptr = if let Some(Block(ptr)) = block {
-            if zeroed {
-                // SAFETY: the block has `class >= len` bytes and is ours now.
-                unsafe { ptr.as_ptr().write_bytes(0, len) };
-            }
-            ptr
-        } else {
-            // SAFETY: the layout has a size of at least ALIGN.
-            NonNull::new(unsafe { alloc_zeroed(block_layout(class)) })?
-        };
-        Some(Self { ptr, len, owner: Owner::Pool { pool: pool.clone(), class } })
+        let (mut block, fresh) = pool.lend(size_class(len)?)?;
+        let ptr = block.ptr();
+        if zeroed && !fresh {
+            // SAFETY: the block has at least `len` bytes and is ours now.
+            unsafe { ptr.as_ptr().write_bytes(0, len) };
+        }
+        Some(Self { ptr, len, owner: Owner::Pool { pool: pool.clone(), block: Some(block) } })
     }
 
     pub(super) fn mapped(file: Arc<Mapping>, range: Range<usize>) -> Self {
@@ -136,8 +230,10 @@ impl CpuBuffer {
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
-        if let Owner::Pool { pool, class } = &self.owner {
-            pool.free.lock().unwrap().entry(*class).or_default().push(Block(self.ptr));
+        if let Owner::Pool { pool, block } = &mut self.owner
+            && let Some(block) = block.take()
+        {
+            pool.take_back(block);
         }
     }
 }
