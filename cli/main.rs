@@ -3,6 +3,7 @@
 //! Every command parses its options, calls a crate and shows what came back. Results go to stdout; progress,
 //! logs and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C.
 
+mod bench;
 mod convert;
 mod data;
 mod demo;
@@ -58,6 +59,7 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Merge(merge::MergeArgs),
     Convert(convert::ConvertArgs),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => quantize::run(&args, &cli.global),
         Command::Merge(args) => merge::run(&args, &cli.global),
         Command::Convert(args) => convert::run(&args, &cli.global),
+        Command::Bench(args) => bench::run(&args, &cli.global),
     };
     result.unwrap_or_else(|error| {
         // Whoever reads the output has seen enough (`roentgen … | head`): no failure.

@@ -1,0 +1,22 @@
+//! `roentgen bench`: the machine, operations and models against it, runs against runs, rivals.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::global::Global;
+
+/// Measure kernels and models against this machine, against earlier runs and against others.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {}
+
+pub(crate) fn run(args: &BenchArgs, _global: &Global) -> Result<ExitCode> {
+    match args.command {}
+}
