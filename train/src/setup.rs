@@ -363,7 +363,7 @@ fn sizes(section: &ModelSection, tokenizer: &Tokenizer) -> Result<Config> {
 }
 
 /// Puts the keys of the object `more` into the object `into`.
-pub(crate) fn merge(into: &mut Value, mut more: Value) {
+fn merge(into: &mut Value, mut more: Value) {
     if let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object_mut()) {
         into.append(more);
     }
