@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use anyhow::Result;
 use engine::cpu::isa::{Isa, isa};
 use engine::cpu::threads;
+use engine::wgpu::{AdapterFacts, adapters};
 use serde::Serialize;
 
 use crate::global::Global;
@@ -17,12 +18,56 @@ use crate::system;
 pub(crate) struct DevicesArgs {}
 
 /// Backends that the design names and this build does not have.
-const ABSENT: [&str; 2] = ["wgpu", "cuda"];
+const ABSENT: [&str; 1] = ["cuda"];
 
 #[derive(Serialize)]
 struct Devices {
     cpu: Cpu,
-    not_in_this_build: [&'static str; 2],
+    wgpu: Vec<Gpu>,
+    not_in_this_build: [&'static str; 1],
+}
+
+#[derive(Serialize)]
+struct Gpu {
+    name: String,
+    driver: String,
+    api: &'static str,
+    kind: &'static str,
+    subgroup_sizes: [u32; 2],
+    f16: bool,
+    timestamps: bool,
+    max_binding_bytes: u64,
+    max_buffer_bytes: u64,
+    workgroup_memory_bytes: u32,
+    workgroup_invocations: u32,
+    slower_because: Vec<String>,
+}
+
+impl From<AdapterFacts> for Gpu {
+    fn from(f: AdapterFacts) -> Self {
+        let mut slower_because = Vec::new();
+        if f.software {
+            slower_because.push("it is the processor playing a GPU: for checking, not for work".into());
+        }
+        if f.max_binding < 1 << 30 {
+            let most = output::bytes(f.max_binding);
+            slower_because.push(format!("weights above {most} are bound in parts"));
+        }
+        Self {
+            name: f.name,
+            driver: f.driver,
+            api: f.api,
+            kind: f.kind,
+            subgroup_sizes: f.subgroup,
+            f16: f.f16,
+            timestamps: f.timestamps,
+            max_binding_bytes: f.max_binding,
+            max_buffer_bytes: f.max_buffer,
+            workgroup_memory_bytes: f.workgroup_memory,
+            workgroup_invocations: f.invocations,
+            slower_because,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -55,6 +100,7 @@ pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
             memory_bytes: memory.map(|m| m.0),
             memory_available_bytes: memory.map(|m| m.1),
         },
+        wgpu: adapters().into_iter().map(Gpu::from).collect(),
         not_in_this_build: ABSENT,
     };
     if global.json {
@@ -88,6 +134,40 @@ impl Devices {
             rows.push(vec![
                 "  memory".into(),
                 format!("{}, {} available", output::bytes(all), output::bytes(available)),
+            ]);
+        }
+        for gpu in &self.wgpu {
+            rows.push(vec![
+                "wgpu".into(),
+                format!("{} ({}, {}; {})", gpu.name, gpu.kind, gpu.api, gpu.driver),
+            ]);
+            let [least, most] = gpu.subgroup_sizes;
+            let subgroups = if most == 0 {
+                "none".into()
+            } else if least == most {
+                most.to_string()
+            } else {
+                format!("{least} to {most}")
+            };
+            let yes = |has: bool| if has { "yes" } else { "no" };
+            rows.push(vec![
+                "  offers".into(),
+                format!(
+                    "subgroups of {subgroups}; f16 {}; timestamps {}; bindings to {}, buffers to {}; workgroups of {} with {}",
+                    yes(gpu.f16),
+                    yes(gpu.timestamps),
+                    output::bytes(gpu.max_binding_bytes),
+                    output::bytes(gpu.max_buffer_bytes),
+                    gpu.workgroup_invocations,
+                    output::bytes(gpu.workgroup_memory_bytes.into())
+                ),
+            ]);
+            rows.extend(gpu.slower_because.iter().map(|why| vec!["  slower".into(), why.clone()]));
+        }
+        if self.wgpu.is_empty() {
+            rows.push(vec![
+                "wgpu".into(),
+                "no adapter: a Vulkan, Metal or DirectX 12 driver is needed".into(),
             ]);
         }
         for name in self.not_in_this_build {

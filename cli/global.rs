@@ -9,7 +9,7 @@ use engine::cpu::{isa, threads};
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, wgpu or cuda[:N]
+    /// Where to compute: auto, cpu, wgpu[:NAME] or cuda[:N]; NAME is a part of a GPU's name
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto", help_heading = "General")]
     device: DeviceChoice,
     /// Processor threads [default: all cores]
@@ -37,6 +37,8 @@ const MOST_THREADS: i64 = 1024;
 enum DeviceChoice {
     Auto,
     Cpu,
+    /// The GPU whose name has this in it; without it, the first.
+    Wgpu(Option<String>),
     /// A backend that this build does not have.
     Absent(String),
 }
@@ -52,9 +54,10 @@ impl FromStr for DeviceChoice {
         match (name, index) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
-            ("wgpu" | "cuda", None) => Ok(Self::Absent(name.into())),
+            ("wgpu", name) => Ok(Self::Wgpu(name.map(str::to_owned))),
+            ("cuda", None) => Ok(Self::Absent(name.into())),
             ("cuda", Some(n)) if n.parse::<u8>().is_ok() => Ok(Self::Absent(name.into())),
-            _ => Err("expected auto, cpu, wgpu or cuda[:N]".into()),
+            _ => Err("expected auto, cpu, wgpu[:NAME] or cuda[:N]".into()),
         }
     }
 }
@@ -71,6 +74,9 @@ impl Global {
         if let Some(n) = self.threads {
             threads::set_threads(usize::from(n));
         }
-        Ok(Device::cpu())
+        match &self.device {
+            DeviceChoice::Wgpu(name) => Ok(Device::wgpu(name.as_deref())?),
+            _ => Ok(Device::cpu()),
+        }
     }
 }

@@ -76,6 +76,11 @@ impl Sorted {
         Self { codes, midpoints }
     }
 
+    /// Codes of the entries, and midpoints.
+    pub(crate) fn parts(&self) -> (&[u8], &[f32]) {
+        (&self.codes, &self.midpoints)
+    }
+
     /// The code of the entry nearest to `x`; ties take the lower one, NaN the lowest.
     #[inline]
     pub(crate) fn nearest(&self, x: f32) -> u8 {

@@ -25,6 +25,7 @@ mod quantized;
 mod rng;
 mod tensor;
 pub mod weights;
+pub mod wgpu;
 
 pub use autograd::{GradContext, Gradients, checkpoint, no_grad};
 pub use backend::{Backend, Compiled, Device, Input, Kernel, Offers, Output};
@@ -37,3 +38,4 @@ pub use op::{Cost, Op, Saves, Spec, apply, apply_in_place, apply_one};
 pub use quantized::{BlockFormat, Nested, QuantConfig, Quantized, QuantizedParts};
 pub use rng::Rng;
 pub use tensor::Tensor;
+pub use wgpu::Wgpu;

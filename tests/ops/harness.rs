@@ -1,6 +1,9 @@
 //! Operands, and the comparison of an operation with its oracle on every device.
 
+use std::sync::OnceLock;
+
 use engine::cpu::threads;
+use engine::wgpu::adapters;
 use engine::{DType, Device, Result, Rng, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
@@ -17,11 +20,39 @@ pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Threads that the suite asks for, so that a machine with one core runs the parallel code too.
 const THREADS: usize = 3;
 
-/// Every device of this build and machine.
+/// Which devices the suite runs on, if not all: `cpu` or `wgpu`.
+pub(crate) const DEVICES: &str = "ROENTGEN_TEST_DEVICES";
+
+/// The GPU of these tests: the adapter that `ROENTGEN_TEST_ADAPTER` names, else one that is the processor in disguise,
+/// so that results do not depend on the machine. `None`, said once, where there is none; `REQUIRE_WGPU=1` makes that
+/// a failure.
+pub(crate) fn gpu() -> Option<Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || {
+        let name = std::env::var("ROENTGEN_TEST_ADAPTER").ok();
+        let name = name.or_else(|| adapters().into_iter().find(|a| a.software).map(|a| a.name));
+        match Device::wgpu(name.as_deref()) {
+            Ok(device) => Some(device),
+            Err(e) if std::env::var("REQUIRE_WGPU").is_ok_and(|v| v == "1") => panic!("{e}"),
+            Err(e) => {
+                println!("SKIP: {e}");
+                None
+            }
+        }
+    };
+    GPU.get_or_init(open).clone()
+}
+
+/// Every device of this build and machine, or those that [`DEVICES`] names.
 pub(crate) fn devices() -> Vec<Device> {
     // Only the first call before the first kernel counts; later ones change nothing.
     threads::set_threads(THREADS);
-    vec![Device::cpu()]
+    match std::env::var(DEVICES).as_deref() {
+        Ok("cpu") => vec![Device::cpu()],
+        Ok("wgpu") => gpu().into_iter().collect(),
+        Ok(other) => panic!("{DEVICES}={other}: expected cpu or wgpu"),
+        Err(_) => [Device::cpu()].into_iter().chain(gpu()).collect(),
+    }
 }
 
 /// `cases` draws of a property, or what `PROPTEST_CASES` says.
@@ -213,7 +244,8 @@ pub(crate) fn compare(got: &Tensor, expect: &Expect) -> Check {
 /// Checks on the CPU that `f` gives the same bits for every number of threads. Use shapes of more than
 /// some ten thousand elements: smaller ones are one task.
 pub(crate) fn same_bits(f: impl Fn(&Device) -> Result<Vec<Tensor>>) -> Check {
-    let device = devices().remove(0);
+    let device = Device::cpu();
+    threads::set_threads(THREADS);
     let run = |n| -> Result<Vec<Vec<u8>>> {
         threads::with_threads(n, || f(&device)?.iter().map(Tensor::to_bytes).collect())
     };

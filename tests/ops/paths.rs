@@ -1,17 +1,39 @@
-//! The whole suite on every instruction-set path of the machine.
+//! The whole suite on every instruction-set path of the processor, and on the GPU at every width that a software one has.
 
 use std::process::Command;
 
 use engine::cpu::isa::{Isa, isa};
+use engine::wgpu::adapters;
 
-/// Set in the processes that this test starts, so that they start none.
+use crate::harness::{DEVICES, gpu};
+
+/// Set in the processes that these tests start, so that they start none.
 const MARKER: &str = "ROENTGEN_TEST_CHILD";
+/// Width of the vectors, in bits, that the lavapipe driver works in; its subgroups are a 32nd of it.
+const LAVAPIPE_WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+
+/// Runs this program's tests again with other settings.
+fn again(device: &str, settings: &[(&str, &str)]) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .envs(settings.iter().copied())
+        .env(MARKER, "1")
+        .env(DEVICES, device)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "the suite fails on {device} with {settings:?}:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
 
 #[test]
 fn every_instruction_set_path_passes() {
     if std::env::var_os(MARKER).is_some() {
-        let wanted = std::env::var("ROENTGEN_CPU").unwrap();
-        assert_eq!(isa().name(), wanted, "the path that was asked for is not the one in use");
+        if let Ok(wanted) = std::env::var("ROENTGEN_CPU") {
+            assert_eq!(isa().name(), wanted, "the path that was asked for is not the one in use");
+        }
         return;
     }
     for path in [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16] {
@@ -22,17 +44,31 @@ fn every_instruction_set_path_passes() {
         if path == isa() {
             continue;
         }
-        let output = Command::new(std::env::current_exe().unwrap())
-            .env("ROENTGEN_CPU", path.name())
-            .env(MARKER, "1")
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "the suite fails with ROENTGEN_CPU={}:\n{}{}",
-            path.name(),
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        again("cpu", &[("ROENTGEN_CPU", path.name())]);
     }
+}
+
+/// A kernel must not assume a size of subgroups, nor more than WebGPU's default limits.
+#[test]
+fn every_subgroup_width_passes() {
+    if std::env::var_os(MARKER).is_some() {
+        if let Ok(width) = std::env::var(LAVAPIPE_WIDTH) {
+            let lanes = width.parse::<u32>().unwrap() / 32;
+            let driver = adapters().into_iter().find(|a| a.name.contains("llvmpipe")).unwrap();
+            assert_eq!(driver.subgroup, [lanes; 2], "the width that was asked for is not the one in use");
+        }
+        return;
+    }
+    if gpu().is_none() {
+        return;
+    }
+    if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
+        // 256 is what it does by itself.
+        for width in ["128", "512"] {
+            again("wgpu", &[(LAVAPIPE_WIDTH, width)]);
+        }
+    } else {
+        println!("SKIP: the GPU has one width of subgroups");
+    }
+    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default")]);
 }

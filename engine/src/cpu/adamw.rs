@@ -5,7 +5,7 @@ use crate::ops::AdamW;
 use crate::{Cpu, Float, Input, Kernel, Output, Result};
 
 /// What the update multiplies with, computed in f64 and rounded once.
-pub(super) struct Factors {
+pub(crate) struct Factors {
     grad_scale: f32,
     keep: f32,
     one_minus_beta1: f32,
@@ -17,7 +17,7 @@ pub(super) struct Factors {
 }
 
 impl Factors {
-    pub(super) fn new(op: &AdamW) -> Self {
+    pub(crate) fn new(op: &AdamW) -> Self {
         let correction = |beta: f64| 1.0 - beta.powi(op.step.try_into().unwrap_or(i32::MAX));
         Self {
             grad_scale: op.grad_scale,
@@ -29,6 +29,13 @@ impl Factors {
             root_correction2: correction(op.beta2).sqrt() as f32,
             eps: op.eps as f32,
         }
+    }
+
+    /// As other backends' kernels take them: in the order of the fields.
+    pub(crate) fn in_order(&self) -> [f32; 8] {
+        let Self { grad_scale, keep, one_minus_beta1, beta2, one_minus_beta2, .. } = *self;
+        let Self { minus_step_size, root_correction2, eps, .. } = *self;
+        [grad_scale, keep, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_correction2, eps]
     }
 
     /// The gradient as the step sees it.

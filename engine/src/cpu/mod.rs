@@ -43,6 +43,7 @@ mod write;
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) use adamw::Factors as AdamWFactors;
 pub use buffer::CpuBuffer;
 use buffer::{Pool, Temporary};
 

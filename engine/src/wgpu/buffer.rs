@@ -1,0 +1,179 @@
+//! Memory of the device: whole buffers in size classes, kept for reuse.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ::wgpu;
+
+use super::adapter::block_on;
+
+/// Smallest buffer; bindings start at multiples of it on every adapter.
+const LEAST: u64 = 256;
+
+/// Rounds up to one of eight sizes per power of two: at most an eighth is wasted, and shapes that differ a little
+/// share buffers.
+fn size_class(bytes: usize) -> u64 {
+    let bytes = (bytes as u64).max(LEAST);
+    let step = (bytes.next_power_of_two() / 16).max(LEAST);
+    bytes.next_multiple_of(step)
+}
+
+/// A buffer that waits for reuse.
+struct Freed {
+    stamp: u64,
+    buffer: wgpu::Buffer,
+    /// Commands that have not been submitted may still use it.
+    last_use: u64,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// By class; in each class the one that was freed last is at the end.
+    buffers: BTreeMap<u64, Vec<Freed>>,
+    frees: u64,
+    idle: u64,
+    live: u64,
+    most_live: u64,
+}
+
+impl Idle {
+    /// A buffer of this class, or of one up to an eighth larger.
+    fn take(&mut self, class: u64) -> Option<Freed> {
+        let (_, buffers) = self.buffers.range_mut(class..=class + class / 8).find(|(_, b)| !b.is_empty())?;
+        let freed = buffers.pop()?;
+        self.idle -= freed.buffer.size();
+        Some(freed)
+    }
+
+    /// Gives back what has been idle longest until `room` more bytes fit under the mark.
+    fn make_room(&mut self, room: u64) {
+        while self.idle > 0 && self.live + self.idle + room > self.most_live {
+            let oldest = self.buffers.values_mut().filter(|b| !b.is_empty()).min_by_key(|b| b[0].stamp);
+            let Some(buffers) = oldest else { return };
+            self.idle -= buffers.remove(0).buffer.size();
+        }
+    }
+}
+
+/// Buffers kept for reuse. Live and idle ones together never hold more than live ones alone once did.
+pub(super) struct Pool {
+    device: wgpu::Device,
+    largest: u64,
+    idle: Mutex<Idle>,
+}
+
+impl Pool {
+    pub(super) fn new(device: wgpu::Device, largest: u64) -> Self {
+        Self { device, largest, idle: Mutex::default() }
+    }
+
+    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room.
+    pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<(WgpuBuffer, bool)> {
+        let class = size_class(bytes);
+        if class > self.largest {
+            return None;
+        }
+        let mut idle = self.idle.lock().unwrap();
+        let (buffer, last_use, fresh) = match idle.take(class) {
+            Some(Freed { buffer, last_use, .. }) => (buffer, last_use, false),
+            None => {
+                idle.make_room(class);
+                let buffer = match self.create(class) {
+                    Some(buffer) => buffer,
+                    // What lies idle may be all that is missing.
+                    None if idle.idle > 0 => {
+                        idle.buffers.clear();
+                        idle.idle = 0;
+                        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+                        self.create(class)?
+                    }
+                    None => return None,
+                };
+                (buffer, 0, true)
+            }
+        };
+        idle.live += buffer.size();
+        idle.most_live = idle.most_live.max(idle.live);
+        let (pool, last_use) = (self.clone(), AtomicU64::new(last_use));
+        Some((WgpuBuffer { buffer: Some(buffer), len: bytes, last_use, pool }, fresh))
+    }
+
+    fn create(&self, size: u64) -> Option<wgpu::Buffer> {
+        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
+            .map(|filter| self.device.push_error_scope(filter));
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage: wgpu::BufferUsages::STORAGE
+                | wgpu::BufferUsages::UNIFORM
+                | wgpu::BufferUsages::COPY_SRC
+                | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let [memory, validation] = scopes;
+        // The inner scope first.
+        let errors = [block_on(validation.pop()), block_on(memory.pop())];
+        errors.iter().all(Option::is_none).then_some(buffer)
+    }
+
+    fn take_back(&self, buffer: wgpu::Buffer, last_use: u64) {
+        let mut idle = self.idle.lock().unwrap();
+        let (size, stamp) = (buffer.size(), idle.frees);
+        idle.frees += 1;
+        idle.live -= size;
+        idle.idle += size;
+        idle.buffers.entry(size).or_default().push(Freed { stamp, buffer, last_use });
+    }
+
+    /// Bytes of buffers: live, and idle.
+    pub(super) fn bytes(&self) -> [u64; 2] {
+        let idle = self.idle.lock().unwrap();
+        [idle.live, idle.idle]
+    }
+
+    /// Gives idle buffers back to the device, and counts the mark anew.
+    pub(super) fn trim(&self) {
+        let mut idle = self.idle.lock().unwrap();
+        idle.buffers.clear();
+        idle.idle = 0;
+        idle.most_live = idle.live;
+    }
+}
+
+/// Memory of one storage: a buffer of its own, for a buffer cannot be bound for reading and for writing at once.
+pub struct WgpuBuffer {
+    /// `None` only while it is dropped.
+    buffer: Option<wgpu::Buffer>,
+    len: usize,
+    /// The last batch whose commands use it.
+    last_use: AtomicU64,
+    pool: Arc<Pool>,
+}
+
+impl WgpuBuffer {
+    pub(super) fn raw(&self) -> &wgpu::Buffer {
+        self.buffer.as_ref().expect("there until it is dropped")
+    }
+
+    /// Bytes of the storage; the buffer may have more.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn used_in(&self, batch: u64) {
+        self.last_use.store(batch, Ordering::Relaxed);
+    }
+
+    pub(super) fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for WgpuBuffer {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            self.pool.take_back(buffer, *self.last_use.get_mut());
+        }
+    }
+}

@@ -1,0 +1,234 @@
+use super::launch::Launch;
+use super::matmul::THIN;
+use super::source::Access;
+use super::{Wgpu, WgpuBuffer};
+use crate::ops::{Dropout, LinearNf4, LinearNf4Grad};
+use crate::{DType, Input, Kernel, Op, Output, Result};
+
+/// A matrix of one of the adapter's small products.
+#[derive(Clone, Copy)]
+struct Operand<'a> {
+    buffer: &'a WgpuBuffer,
+    dtype: DType,
+    /// First element, rows, columns, and the steps along them.
+    at: usize,
+    dims: [usize; 2],
+    strides: [usize; 2],
+}
+
+impl<'a> Operand<'a> {
+    fn new(x: &Input<'a, Wgpu>) -> Self {
+        let (dims, strides) = (&x.layout.dims, &x.layout.strides);
+        Self {
+            buffer: x.buffer,
+            dtype: x.dtype,
+            at: x.layout.offset,
+            dims: [dims[0], dims[1]],
+            strides: [strides[0], strides[1]],
+        }
+    }
+
+    fn dense(buffer: &'a WgpuBuffer, dtype: DType, dims: [usize; 2]) -> Self {
+        Self { buffer, dtype, at: 0, dims, strides: [dims[1], 1] }
+    }
+
+    fn t(self) -> Self {
+        let ([a, b], [c, d]) = (self.dims, self.strides);
+        Self { dims: [b, a], strides: [d, c], ..self }
+    }
+
+    fn bind(&self, k: &mut Launch<'a>, name: &'static str) -> Result<usize> {
+        let span = match self.dims {
+            [0, _] | [_, 0] => 0,
+            [m, n] => 1 + (m - 1) * self.strides[0] + (n - 1) * self.strides[1],
+        };
+        k.bind(name, self.buffer, self.dtype, Access::Read, self.at, span)
+    }
+}
+
+/// What happens to operands and result of a small product: `shaders/common/lora.wgsl`.
+#[derive(Clone, Copy, Default)]
+struct Small<'a> {
+    /// Elements of b are multiplied with this and rounded.
+    scale_b: Option<f32>,
+    drop_a: Option<&'a Dropout>,
+    drop_b: Option<&'a Dropout>,
+    /// The result goes through this dropout and is added to what is there.
+    add: Option<&'a Dropout>,
+    /// Multiplies the result.
+    factor: f32,
+}
+
+impl Wgpu {
+    fn small_product(
+        &self,
+        op: &'static str,
+        a: &Operand<'_>,
+        b: &Operand<'_>,
+        y: (&WgpuBuffer, DType),
+        what: Small<'_>,
+    ) -> Result<()> {
+        let ([m, k], n) = (a.dims, b.dims[1]);
+        if m * n == 0 {
+            return Ok(());
+        }
+        let thin = m <= THIN;
+        let mut launch = self.kernel(if thin { "lora_thin" } else { "lora" }, op);
+        launch.constant("ROUND_B", what.scale_b.is_some()).constant("ADD", what.add.is_some());
+        launch.constant("DROP_A", what.drop_a.is_some()).constant("DROP_B", what.drop_b.is_some());
+        let (a_at, b_at) = (a.bind(&mut launch, "a")?, b.bind(&mut launch, "b")?);
+        let aligned = n.is_multiple_of(4 / y.1.size());
+        let access = if aligned { Access::Whole } else { Access::Shared };
+        launch.bind("y", y.0, y.1, access, 0, m * n)?;
+        let words = [m, n, k, n, 0, a_at, a.strides[0], a.strides[1], b_at, b.strides[0], b.strides[1]];
+        for word in words {
+            launch.word(word)?;
+        }
+        launch.float(what.scale_b.unwrap_or(1.0)).float(what.factor);
+        let none = Dropout { p: 0.0, seed: 0 };
+        launch.dropout(what.drop_a.or(what.drop_b).or(what.add).unwrap_or(&none))?;
+        launch.run_product([1, m, n, k], [a.strides[1] == 1, b.strides[0] == 1], thin)
+    }
+}
+
+impl Kernel<LinearNf4> for Wgpu {
+    fn run(
+        &self,
+        op: &LinearNf4,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = LinearNf4::NAME;
+        let places = op.places();
+        let (x, y) = (&inputs[0], &outputs[0]);
+        let (rows, inner) = (x.layout.dims[0], x.layout.dims[1]);
+        let mut rank = 0;
+        if let (Some(term), Some(at)) = (&op.lora, places.a) {
+            let (a, h) = (Operand::new(&inputs[at]), &outputs[1]);
+            rank = a.dims[0];
+            let what =
+                Small { scale_b: Some(1.0), drop_a: term.dropout.as_ref(), factor: 1.0, ..Small::default() };
+            self.small_product(name, &Operand::new(x), &a.t(), (h.buffer, h.dtype), what)?;
+        }
+        if rows * op.outer == 0 {
+            return Ok(());
+        }
+        let weight = self.dense_inputs(name, &inputs[1..=places.weight])?;
+        let weight = weight.inputs(&inputs[1..=places.weight]);
+        let packed = self.packed(name, &op.format, &weight)?;
+        let thin = rows <= THIN;
+        let mut k = self.kernel(if thin { "linear_nf4_thin" } else { "linear_nf4" }, name);
+        packed.bind(&mut k)?;
+        let layout = k.read("x", x)?;
+        for word in [rows, op.outer, inner + rank, op.outer, 0, inner, layout.offset] {
+            k.word(word)?;
+        }
+        k.word(layout.strides[0])?.word(layout.strides[1])?.word(rank)?;
+        let b = match places.a {
+            Some(at) => {
+                let h = &outputs[1];
+                k.bind("h", h.buffer, h.dtype, Access::Read, 0, rows * rank)?;
+                let b = Operand::new(&inputs[at + 1]);
+                [b.bind(&mut k, "b")?, b.strides[0], b.strides[1]]
+            }
+            None => [0; 3],
+        };
+        let bias = match places.bias {
+            Some(at) => [k.read("bias", &inputs[at])?.offset, inputs[at].layout.strides[0]],
+            None => [0; 2],
+        };
+        for word in b.into_iter().chain(bias) {
+            k.word(word)?;
+        }
+        k.float(op.lora.map_or(1.0, |term| term.scale));
+        k.output_by_rows("y", y, op.outer.is_multiple_of(y.lanes()))?;
+        k.run_product([1, rows, op.outer, inner + rank], [layout.strides[1] == 1, true], thin)
+    }
+}
+
+impl Wgpu {
+    /// `dx = dy·W`, and with `low = (u, A)` as further inner dimensions `+ u·A`.
+    fn input_gradient<'a>(
+        &self,
+        op: &LinearNf4Grad,
+        dy: &Input<'a, Self>,
+        weight: &[Input<'a, Self>],
+        low: Option<(&Operand<'a>, &Operand<'a>)>,
+        dx: &Output<'_, Self>,
+    ) -> Result<()> {
+        let name = LinearNf4Grad::NAME;
+        let (rows, outer) = (dy.layout.dims[0], dy.layout.dims[1]);
+        if rows * op.inner == 0 {
+            return Ok(());
+        }
+        let dense = self.dense_inputs(name, weight)?;
+        let weight = dense.inputs(weight);
+        let packed = self.packed(name, &op.format, &weight)?;
+        let mut k = self.kernel(name, name);
+        packed.bind(&mut k)?;
+        let layout = k.read("dy", dy)?;
+        let rank = low.map_or(0, |(_, a)| a.dims[0]);
+        for word in [rows, op.inner, outer + rank, op.inner, 0, outer, layout.offset] {
+            k.word(word)?;
+        }
+        k.word(layout.strides[0])?.word(layout.strides[1])?.word(rank)?;
+        let a = match low {
+            Some((u, a)) => {
+                u.bind(&mut k, "u")?;
+                [a.bind(&mut k, "a")?, a.strides[0], a.strides[1]]
+            }
+            None => [0; 3],
+        };
+        for word in a {
+            k.word(word)?;
+        }
+        k.output_by_rows("y", dx, op.inner.is_multiple_of(dx.lanes()))?;
+        k.run_product([1, rows, op.inner, outer + rank], [layout.strides[1] == 1, false], false)
+    }
+}
+
+impl Kernel<LinearNf4Grad> for Wgpu {
+    fn run(
+        &self,
+        op: &LinearNf4Grad,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = LinearNf4Grad::NAME;
+        let dy = &inputs[0];
+        let (rows, dtype) = (dy.layout.dims[0], dy.dtype);
+        let at = if op.format.nested.is_some() { 5 } else { 3 };
+        let weight = &inputs[1..at];
+        let Some(term) = &op.lora else {
+            return self.input_gradient(op, dy, weight, None, &outputs[0]);
+        };
+        let (a, b) = (Operand::new(&inputs[at]), Operand::new(&inputs[at + 1]));
+        let r = a.dims[0];
+        let u = self.temporary(name, rows * r * dtype.size())?;
+        let what = Small { scale_b: Some(term.scale), factor: 1.0, ..Small::default() };
+        self.small_product(name, &Operand::new(dy), &b, (&u, dtype), what)?;
+        let u = Operand::dense(&u, dtype, [rows, r]);
+        let mut outputs = outputs.iter();
+        if op.x {
+            let dx = outputs.next().expect("dx by the rule");
+            match &term.dropout {
+                None => self.input_gradient(op, dy, weight, Some((&u, &a)), dx)?,
+                Some(dropout) => {
+                    self.input_gradient(op, dy, weight, None, dx)?;
+                    let what =
+                        Small { scale_b: Some(1.0), add: Some(dropout), factor: 1.0, ..Small::default() };
+                    self.small_product(name, &u, &a, (dx.buffer, dx.dtype), what)?;
+                }
+            }
+        }
+        if op.factors {
+            let (da, db) = (outputs.next().expect("dA by the rule"), outputs.next().expect("dB by the rule"));
+            let (x, h) = (Operand::new(&inputs[at + 2]), Operand::new(&inputs[at + 3]));
+            let what = Small { drop_b: term.dropout.as_ref(), factor: 1.0, ..Small::default() };
+            self.small_product(name, &u.t(), &x, (da.buffer, da.dtype), what)?;
+            let what = Small { factor: term.scale, ..Small::default() };
+            self.small_product(name, &Operand::new(dy).t(), &h, (db.buffer, db.dtype), what)?;
+        }
+        Ok(())
+    }
+}

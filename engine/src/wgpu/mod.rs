@@ -1,0 +1,182 @@
+//! The GPU backend: WGSL kernels through wgpu on Vulkan, Metal and DirectX 12. One file per operation, named as in
+//! [`crate::ops`], that launches `shaders/<op>.wgsl`.
+//!
+//! Everything stays within WebGPU's default limits. Launches are recorded and run later: what a kernel finds wrong (an
+//! id outside its table) is reported by the next read.
+
+mod adapter;
+mod buffer;
+mod launch;
+mod source;
+mod stream;
+mod view;
+
+mod affine;
+mod argmax;
+mod attention;
+mod binary;
+mod cast;
+mod concat;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gated_silu;
+mod gelu;
+mod linear_nf4;
+mod matmul;
+mod norms;
+mod optimisers;
+mod quantize;
+mod reduce;
+mod rope;
+mod unary;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+pub use adapter::{AdapterFacts, adapters};
+use buffer::Pool;
+pub use buffer::WgpuBuffer;
+use launch::Pipelines;
+use stream::{Problems, Stream};
+
+use ::wgpu;
+
+use crate::{Backend, Device, Error, Result};
+
+/// Submits every launch by itself and checks it, so that an error names its operation.
+const SYNC: &str = "ROENTGEN_WGPU_SYNC";
+
+/// A GPU.
+pub struct Wgpu {
+    facts: AdapterFacts,
+    device: wgpu::Device,
+    limits: wgpu::Limits,
+    pool: Arc<Pool>,
+    pipelines: Pipelines,
+    stream: Mutex<Stream>,
+    /// Tables that kernels read, by what they are.
+    constants: Mutex<HashMap<(&'static str, u64), Arc<WgpuBuffer>>>,
+    sync: bool,
+}
+
+impl Wgpu {
+    /// Opens the first adapter whose name contains `name`, in any case; without a name the first there is.
+    ///
+    /// # Errors
+    /// If there is none, or it refuses.
+    pub fn open(name: Option<&str>) -> Result<Self> {
+        let adapter::Opened { facts, device, queue, limits } = adapter::open(name)?;
+        let problems = Arc::new(Problems::default());
+        let (uncaptured, lost) = (problems.clone(), problems.clone());
+        device.on_uncaptured_error(Arc::new(move |error| uncaptured.note(error.to_string())));
+        device.set_device_lost_callback(move |reason, text| {
+            // Dropping the device is no loss.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost.note(format!("the device was lost: {text}"));
+            }
+        });
+        let pool = Arc::new(Pool::new(device.clone(), limits.max_buffer_size));
+        Ok(Self {
+            facts,
+            pipelines: Pipelines::new(device.clone()),
+            stream: Mutex::new(Stream::new(device.clone(), queue, problems)),
+            device,
+            limits,
+            pool,
+            constants: Mutex::default(),
+            sync: std::env::var_os(SYNC).is_some_and(|v| v == "1"),
+        })
+    }
+
+    /// What the adapter is and offers.
+    pub fn facts(&self) -> &AdapterFacts {
+        &self.facts
+    }
+
+    /// Launches since the device was opened.
+    pub fn launches(&self) -> u64 {
+        self.stream.lock().unwrap().total_launches()
+    }
+
+    /// Bytes of buffers: those that tensors hold, and those kept for reuse.
+    pub fn buffer_bytes(&self) -> [u64; 2] {
+        self.pool.bytes()
+    }
+
+    /// Gives idle buffers back to the device.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+
+    /// Waits until all that was recorded has run.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.stream.lock().unwrap().finish()
+    }
+
+    /// Data that is the same for all launches: made once, by `key`.
+    fn constant_data(
+        &self,
+        key: (&'static str, u64),
+        make: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Arc<WgpuBuffer>> {
+        let mut constants = self.constants.lock().unwrap();
+        if let Some(buffer) = constants.get(&key) {
+            return Ok(buffer.clone());
+        }
+        let data = make();
+        let buffer = Arc::new(self.temporary(key.0, data.len().max(4))?);
+        self.stream.lock().unwrap().upload(&buffer, 0, &data)?;
+        constants.insert(key, buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Room for a kernel's intermediate values.
+    fn temporary(&self, op: &'static str, bytes: usize) -> Result<WgpuBuffer> {
+        let lent = self.pool.lend(bytes);
+        lent.map(|(buffer, _)| buffer).ok_or_else(|| Error::OutOfMemory {
+            device: format!("{} ({op})", Self::NAME),
+            bytes,
+            in_use: self.pool.bytes()[0] as usize,
+        })
+    }
+}
+
+impl Device {
+    /// A GPU: the first adapter whose name contains `name`, in any case; without a name the first there is.
+    ///
+    /// # Errors
+    /// If there is none, or it refuses.
+    pub fn wgpu(name: Option<&str>) -> Result<Self> {
+        Ok(Self::new(Wgpu::open(name)?))
+    }
+}
+
+impl Backend for Wgpu {
+    const NAME: &'static str = "wgpu";
+    type Buffer = WgpuBuffer;
+
+    fn allocate(&self, bytes: usize) -> Option<WgpuBuffer> {
+        let (buffer, fresh) = self.pool.lend(bytes)?;
+        if !fresh {
+            self.stream.lock().unwrap().clear(&buffer);
+        }
+        Some(buffer)
+    }
+
+    fn allocate_for_output(&self, bytes: usize) -> Option<WgpuBuffer> {
+        Some(self.pool.lend(bytes)?.0)
+    }
+
+    fn write(&self, buffer: &WgpuBuffer, at: usize, data: &[u8]) -> Result<()> {
+        self.stream.lock().unwrap().upload(buffer, at, data)
+    }
+
+    fn read(&self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
+        self.stream.lock().unwrap().download(buffer, at, data)
+    }
+}

@@ -1,0 +1,609 @@
+//! Assembling the WGSL source of a kernel. `shaders/README.md` describes the directives for those who write kernels:
+//!
+//! ```text
+//! #include "common/x.wgsl"      the file's text, once
+//! #const NAME = DEFAULT         a constant; the launch may give another value
+//! #repeat i N … #end            the lines N times, `$i` replaced by 0, 1, …; N is a number or a constant
+//! #params                       binds `struct Params` as the uniform `p`
+//! #bind read x                  a storage buffer, its element type chosen by the launch: `load_x(i)`, …
+//! #bind write y: u32            … or fixed; `write` is a fresh output, `update` holds old values
+//! #bind table map               256 f32 in a uniform
+//! #view x                       `at_x(i)`: where element `i`, row-major, of the view `p.x` lies
+//! #fault                        `fault(value, place)` reports a bad index
+//! ```
+//!
+//! WGSL has neither bf16 nor bytes: every tensor is an array of `u32` words, and the accessors that `#bind` writes take
+//! elements out of words and put them in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write};
+
+use crate::DType;
+
+/// Invocations of a workgroup of elementwise kernels.
+pub(super) const WORKGROUP: u32 = 256;
+
+macro_rules! shaders {
+    ($($name:literal),* $(,)?) => {
+        /// Every file under `shaders/`, by its path without the ending.
+        pub(super) const SHADERS: &[(&str, &str)] = &[
+            $(($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../shaders/", $name, ".wgsl")))),*
+        ];
+    };
+}
+
+shaders![
+    "common/adamw",
+    "common/attention",
+    "common/convert",
+    "common/dropout",
+    "common/elementwise",
+    "common/float",
+    "common/fold",
+    "common/gelu",
+    "common/gemm",
+    "common/gemv",
+    "common/grid",
+    "common/linear_nf4",
+    "common/lora",
+    "common/math",
+    "common/matmul",
+    "common/order",
+    "common/packed",
+    "common/rows",
+    "common/trig",
+    "common/view",
+    "adamw",
+    "adamw8bit",
+    "affine",
+    "argmax",
+    "attention",
+    "attention_decode",
+    "attention_grad_delta",
+    "attention_grad_kv",
+    "attention_grad_q",
+    "binary",
+    "cast",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "dequantize_blockwise",
+    "dropout",
+    "embedding",
+    "embedding_grad",
+    "gated_silu",
+    "gated_silu_grad",
+    "gelu",
+    "gelu_grad",
+    "layer_norm",
+    "layer_norm_grad",
+    "linear_nf4",
+    "linear_nf4_grad",
+    "linear_nf4_thin",
+    "lora",
+    "lora_thin",
+    "matmul",
+    "matmul_thin",
+    "norm_grad_weight",
+    "quantize_absmax",
+    "quantize_blockwise",
+    "reduce",
+    "reduce_rows",
+    "rms_norm",
+    "rms_norm_grad",
+    "rope",
+    "scatter_rows",
+    "scatter_rows_index",
+    "sgd",
+    "top_k",
+    "unary",
+    "write",
+];
+
+/// How a kernel uses a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Access {
+    /// Reads it.
+    Read,
+    /// Writes it; an invocation owns whole words.
+    Whole,
+    /// Writes it; invocations share words and go through atomics.
+    Shared,
+    /// Reads it as a uniform: a table of 256 f32.
+    Uniform,
+}
+
+/// What a launch decides about a kernel's source: the key of the pipeline cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Variant {
+    /// Bound tensors by name.
+    pub(super) tensors: BTreeMap<&'static str, (DType, Access)>,
+    /// Constants by name.
+    pub(super) constants: BTreeMap<&'static str, Value>,
+    /// Views that are contiguous.
+    pub(super) dense: BTreeSet<&'static str>,
+}
+
+/// Value of a `#const`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Value {
+    Number(u32),
+    Flag(bool),
+}
+
+impl From<u32> for Value {
+    fn from(n: u32) -> Self {
+        Self::Number(n)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(n) => write!(f, "{n}u"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+        }
+    }
+}
+
+/// What a binding is, in the order of their numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Binding {
+    /// The uniform `p`.
+    Params,
+    /// A storage buffer.
+    Tensor {
+        /// Its name.
+        name: String,
+        /// How.
+        access: Access,
+    },
+    /// Where bad indices are reported.
+    Fault,
+}
+
+/// A kernel's source with its bindings.
+pub(super) struct Source {
+    pub(super) text: String,
+    pub(super) bindings: Vec<Binding>,
+}
+
+/// Text of the file `name`.
+fn file(name: &str) -> Result<&'static str, String> {
+    let found = SHADERS.iter().find(|(n, _)| *n == name);
+    found.map(|(_, text)| *text).ok_or_else(|| format!("no shader {name}"))
+}
+
+/// The assembled source of kernel `name`.
+///
+/// # Errors
+/// A text that names the line, for defects in a shader file or its launch.
+pub(super) fn assemble(name: &str, variant: &Variant) -> Result<Source, String> {
+    let mut assembly = Assembly {
+        variant,
+        text: String::new(),
+        bindings: Vec::new(),
+        included: Vec::new(),
+        numbers: BTreeMap::new(),
+    };
+    assembly.file("common/float")?;
+    assembly.file(name)?;
+    for bound in variant.tensors.keys() {
+        let known = |b: &Binding| matches!(b, Binding::Tensor { name, .. } if name == bound);
+        if !assembly.bindings.iter().any(known) {
+            return Err(format!("{name} does not bind {bound}"));
+        }
+    }
+    Ok(Source { text: assembly.text, bindings: assembly.bindings })
+}
+
+/// Index of the `#end` that closes a `#repeat` before these lines.
+fn matching_end(lines: &[String]) -> Option<usize> {
+    let mut open = 1;
+    lines.iter().position(|line| {
+        let line = line.trim_start();
+        if line.starts_with("#repeat ") {
+            open += 1;
+        } else if line.starts_with("#end") {
+            open -= 1;
+        }
+        open == 0
+    })
+}
+
+struct Assembly<'a> {
+    variant: &'a Variant,
+    text: String,
+    bindings: Vec<Binding>,
+    included: Vec<String>,
+    /// Constants that are numbers.
+    numbers: BTreeMap<String, u32>,
+}
+
+impl Assembly<'_> {
+    fn file(&mut self, name: &str) -> Result<(), String> {
+        if self.included.iter().any(|n| n == name) {
+            return Ok(());
+        }
+        self.included.push(name.into());
+        let lines: Vec<String> = file(name)?.lines().map(str::to_owned).collect();
+        self.lines(&lines, 1).map_err(|(number, e)| format!("{name}.wgsl:{number}: {e}"))
+    }
+
+    /// Lines of which the first is number `first`; an error comes with its line.
+    fn lines(&mut self, lines: &[String], first: usize) -> Result<(), (usize, String)> {
+        let mut i = 0;
+        while i < lines.len() {
+            let at = |e: String| (first + i, e);
+            if let Some(rest) = lines[i].trim_start().strip_prefix("#repeat ") {
+                let (name, count) = rest
+                    .trim()
+                    .split_once(' ')
+                    .ok_or("expected #repeat NAME COUNT")
+                    .map_err(|e| at(e.into()))?;
+                let count = count.parse().ok().or_else(|| self.numbers.get(count).copied());
+                let count = count.ok_or_else(|| at(format!("{rest}: no such number")))?;
+                let end = matching_end(&lines[i + 1..]).ok_or_else(|| at("#repeat without #end".into()))?;
+                let body = &lines[i + 1..i + 1 + end];
+                for n in 0..count {
+                    let body: Vec<String> =
+                        body.iter().map(|l| l.replace(&format!("${name}"), &n.to_string())).collect();
+                    self.lines(&body, first + i + 1)?;
+                }
+                i += end + 2;
+            } else {
+                self.line(&lines[i]).map_err(at)?;
+                i += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), String> {
+        let Some(directive) = line.strip_prefix('#') else {
+            self.text.push_str(line);
+            self.text.push('\n');
+            return Ok(());
+        };
+        let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
+        let rest = rest.split("//").next().unwrap_or("").trim();
+        match word {
+            "include" => self.file(rest.trim_matches('"').trim_end_matches(".wgsl")),
+            "const" => self.constant(rest),
+            "params" => {
+                let n = self.binding(Binding::Params);
+                self.push(&format!("@group(0) @binding({n}) var<uniform> p: Params;"));
+                Ok(())
+            }
+            "bind" => self.bind(rest),
+            "view" => {
+                self.file("common/view")?;
+                let at = if self.variant.dense.contains(rest) {
+                    format!("p.{rest}.words[3].x + i")
+                } else {
+                    format!("place_in(p.{rest}, i)")
+                };
+                self.push(&format!("fn at_{rest}(i: u32) -> u32 {{ return {at}; }}"));
+                Ok(())
+            }
+            "fault" => {
+                let n = self.binding(Binding::Fault);
+                let text = FAULT.replace("NUMBER", &n.to_string());
+                self.push(&text);
+                Ok(())
+            }
+            _ => Err(format!("unknown directive #{word}")),
+        }
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.text.push('\n');
+    }
+
+    fn binding(&mut self, binding: Binding) -> usize {
+        self.bindings.push(binding);
+        self.bindings.len() - 1
+    }
+
+    fn constant(&mut self, rest: &str) -> Result<(), String> {
+        let (name, default) = rest.split_once('=').ok_or("expected #const NAME = DEFAULT")?;
+        let given = self.variant.constants.get(name.trim());
+        let value = given.map_or_else(|| default.trim().to_owned(), Value::to_string);
+        if let Ok(number) = value.trim_end_matches('u').parse() {
+            self.numbers.insert(name.trim().to_owned(), number);
+        }
+        self.push(&format!("const {} = {value};", name.trim()));
+        Ok(())
+    }
+
+    fn bind(&mut self, rest: &str) -> Result<(), String> {
+        let (mode, rest) = rest.split_once(' ').ok_or("expected #bind MODE NAME")?;
+        let (name, fixed) = match rest.split_once(':') {
+            Some((name, dtype)) => (name.trim(), Some(dtype.trim())),
+            None => (rest.trim(), None),
+        };
+        let upper = name.to_uppercase();
+        let Some(&(dtype, access)) = self.variant.tensors.get(name) else {
+            // Not given: the kernel looks at the constant and never calls the accessor.
+            let zero = match fixed {
+                Some("u32" | "u8") => ("u32", "0u"),
+                Some("i32") => ("i32", "0"),
+                _ => ("f32", "0.0"),
+            };
+            self.push(&format!(
+                "const {upper}_BOUND = false;\nfn load_{name}(i: u32) -> {} {{ return {}; }}",
+                zero.0, zero.1
+            ));
+            if matches!(mode, "write" | "update") {
+                self.push(&format!("fn put_{name}(i: u32, v: {}) {{}}", zero.0));
+            }
+            return Ok(());
+        };
+        if fixed.is_some_and(|fixed| fixed != dtype.name()) {
+            return Err(format!("{name} is {dtype}"));
+        }
+        match (mode, access) {
+            ("read", Access::Read)
+            | ("write" | "update", Access::Whole | Access::Shared)
+            | ("table", Access::Uniform) => {}
+            _ => return Err(format!("#bind {mode} {name} and {access:?} do not fit")),
+        }
+        let n = self.binding(Binding::Tensor { name: name.into(), access });
+        let text = if mode == "table" {
+            TABLE.replace("NUMBER", &n.to_string()).replace("NAME", name)
+        } else {
+            accessors(name, n, dtype, access)
+        };
+        self.push(&format!("const {upper}_BOUND = true;\n{text}"));
+        Ok(())
+    }
+}
+
+/// WGSL of `#fault`. The first invocation to find a bad index leaves it; the kernel goes on with a harmless one.
+const FAULT: &str = "@group(0) @binding(NUMBER) var<storage, read_write> fault_words: array<atomic<u32>, 4>;
+fn fault_as(number: u32, value: u32, place: u32) {
+    if (atomicMax(&fault_words[0], number) == 0u) {
+        atomicStore(&fault_words[1], value);
+        atomicStore(&fault_words[2], place);
+        atomicStore(&fault_words[3], number);
+    }
+}
+fn fault(value: u32, place: u32) {
+    fault_as(p.launch, value, place);
+}";
+
+/// WGSL of `#bind table`.
+const TABLE: &str = "@group(0) @binding(NUMBER) var<uniform> NAME_words: array<vec4<f32>, 64>;
+fn load_NAME(i: u32) -> f32 { return NAME_words[i / 4u][i % 4u]; }";
+
+/// Type in which a kernel sees an element, how its bits become one, and the way back.
+fn conversions(dtype: DType) -> (&'static str, &'static str, &'static str) {
+    match dtype {
+        DType::F32 => ("f32", "bitcast<f32>(b)", "bitcast<u32>(v)"),
+        DType::BF16 => ("f32", "bitcast<f32>(b << 16u)", "bf16_bits(v)"),
+        DType::F16 => ("f32", "f16_value(b)", "f16_bits(v)"),
+        DType::U8 => ("u32", "b", "(v & 255u)"),
+        DType::U32 => ("u32", "b", "v"),
+        DType::I32 => ("i32", "bitcast<i32>(b)", "bitcast<u32>(v)"),
+    }
+}
+
+/// The functions through which a kernel reaches a tensor.
+fn accessors(name: &str, number: usize, dtype: DType, access: Access) -> String {
+    let upper = name.to_uppercase();
+    let lanes = 4 / dtype.size();
+    let (kind, decode, encode) = conversions(dtype);
+    let atomic = access == Access::Shared && lanes > 1;
+    let mut out = String::new();
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    let space = if access == Access::Read { "read" } else { "read_write" };
+    let word = if atomic { "atomic<u32>" } else { "u32" };
+    line(format!("@group(0) @binding({number}) var<storage, {space}> {name}_words: array<{word}>;"));
+    line(format!("// Elements in a word of {name}."));
+    line(format!("const {upper}_LANES = {lanes}u;"));
+    let at = |i: &str| {
+        let word = if lanes == 1 { i.to_owned() } else { format!("{i} / {lanes}u") };
+        if atomic { format!("atomicLoad(&{name}_words[{word}])") } else { format!("{name}_words[{word}]") }
+    };
+    let shift = match lanes {
+        1 => String::new(),
+        2 => " >> ((i & 1u) * 16u)) & 0xffffu".into(),
+        _ => " >> ((i & 3u) * 8u)) & 0xffu".into(),
+    };
+    let bits =
+        if lanes == 1 { format!("return {};", at("i")) } else { format!("return ({}{shift};", at("i")) };
+    line(format!("fn raw_{name}(i: u32) -> u32 {{ {bits} }}"));
+    line(format!("fn decode_{name}(b: u32) -> {kind} {{ return {decode}; }}"));
+    line(format!("fn load_{name}(i: u32) -> {kind} {{ return decode_{name}(raw_{name}(i)); }}"));
+    line(format!("fn encode_{name}(v: {kind}) -> u32 {{ return {encode}; }}"));
+    if dtype.is_float() {
+        let round = if dtype == DType::F32 { "v".into() } else { format!("decode_{name}(encode_{name}(v))") };
+        line(format!("// `v` rounded to the element type of {name}."));
+        line(format!("fn round_{name}(v: f32) -> f32 {{ return {round}; }}"));
+    }
+    if access == Access::Read {
+        return out;
+    }
+    let put_raw = match (lanes, atomic) {
+        (1, _) => format!("{name}_words[i] = b;"),
+        (_, true) => {
+            let (mask, shift) =
+                if lanes == 2 { ("0xffffu", "(i & 1u) * 16u") } else { ("0xffu", "(i & 3u) * 8u") };
+            format!(
+                "let s = {shift}; atomicAnd(&{name}_words[i / {lanes}u], ~({mask} << s)); \
+                 atomicOr(&{name}_words[i / {lanes}u], b << s);"
+            )
+        }
+        // Nobody else touches the word: the kernel must call `put_lanes` for it to be whole.
+        (_, false) => String::new(),
+    };
+    if !put_raw.is_empty() {
+        line(format!("fn put_raw_{name}(i: u32, b: u32) {{ {put_raw} }}"));
+        line(format!("fn put_{name}(i: u32, v: {kind}) {{ put_raw_{name}(i, encode_{name}(v)); }}"));
+    }
+    line(format!(
+        "// Puts `n` elements from `i` on, at most a word; `i` begins a word unless words are shared."
+    ));
+    line(format!("fn put_raw_lanes_{name}(i: u32, b: array<u32, {lanes}>, n: u32) {{"));
+    if put_raw.is_empty() {
+        let joined: Vec<String> = (0..lanes).map(|k| format!("(b[{k}] << {}u)", k * 32 / lanes)).collect();
+        line(format!("    {name}_words[i / {lanes}u] = {};", joined.join(" | ")));
+    } else {
+        line(format!("    var v = b;\n    for (var k = 0u; k < n; k++) {{ put_raw_{name}(i + k, v[k]); }}"));
+    }
+    line("}".into());
+    line(format!("fn put_lanes_{name}(i: u32, v: array<{kind}, {lanes}>, n: u32) {{"));
+    line(format!("    var b: array<u32, {lanes}>;"));
+    for k in 0..lanes {
+        line(format!("    b[{k}] = encode_{name}(v[{k}]);"));
+    }
+    line(format!("    put_raw_lanes_{name}(i, b, n);\n}}"));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use naga::back::{hlsl, msl, spv};
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+    use super::*;
+
+    /// Constants and unbound tensors of the variants of a kernel that differ in more than element types.
+    fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)> {
+        let kinds = |n: u32| (0..n).map(|kind| (vec![("KIND", kind.into())], vec![])).collect();
+        let flag = |name: &'static str| (vec![(name, true.into())], vec![]);
+        let nested = vec!["scale_codes", "second", "map"];
+        match kernel {
+            "unary" => kinds(7),
+            "binary" => kinds(4),
+            "gelu" | "gelu_grad" => kinds(2),
+            "reduce" | "reduce_rows" => kinds(3),
+            "rope" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],
+            "norm_grad_weight" => vec![flag("LAYER"), (vec![], vec!["db"])],
+            "embedding" => vec![flag("PART"), (vec![], vec![])],
+            "lora" | "lora_thin" => {
+                vec!["ROUND_B", "DROP_A", "DROP_B", "ADD"].into_iter().map(flag).collect()
+            }
+            "matmul" => vec![
+                (vec![("A_BY_K", false.into())], vec!["bias"]),
+                (vec![("ROW_QUADS", 2.into()), ("COL_QUADS", 2.into())], vec![]),
+            ],
+            "matmul_thin" => {
+                vec![(vec![("ROWS", 8.into())], vec![]), (vec![("LANES", 8.into())], vec!["bias"])]
+            }
+            "linear_nf4" | "linear_nf4_thin" => vec![
+                (vec![("NESTED", true.into())], vec!["scales"]),
+                (vec![], [nested, vec!["h", "b", "bias"]].concat()),
+            ],
+            "linear_nf4_grad" => vec![
+                (vec![("NESTED", true.into())], vec!["scales"]),
+                (vec![], [nested, vec!["u", "a"]].concat()),
+            ],
+            "dequantize_blockwise" => {
+                vec![(vec![("NESTED", true.into())], vec!["scales"]), (vec![("FOUR", false.into())], nested)]
+            }
+            "sgd" => vec![(vec![], vec![]), (vec![], vec!["b"])],
+            "attention" | "attention_decode" | "attention_grad_q" | "attention_grad_kv" => vec![
+                (vec![("CAUSAL", true.into()), ("CHUNKS", 3.into())], vec![]),
+                (vec![("CHUNKS", 4.into())], vec!["mask"]),
+            ],
+            _ => vec![(vec![], vec![])],
+        }
+    }
+
+    /// The kernel's `#bind`s, in included files too: mode, name and fixed type.
+    fn binds(name: &str, seen: &mut Vec<String>) -> Vec<(String, &'static str, Option<DType>)> {
+        if seen.iter().any(|n| n == name) {
+            return Vec::new();
+        }
+        seen.push(name.into());
+        let mut found = Vec::new();
+        for line in file(name).unwrap().lines() {
+            if let Some(path) = line.strip_prefix("#include ") {
+                found.extend(binds(path.trim_matches('"').trim_end_matches(".wgsl"), seen));
+            } else if let Some(rest) = line.strip_prefix("#bind ") {
+                let (mode, rest) = rest.split_once(' ').unwrap();
+                let (name, dtype) = rest.split_once(": ").map_or((rest, None), |(n, d)| (n, Some(d)));
+                let dtype = dtype.map(|d| *DType::ALL.iter().find(|t| t.name() == d).unwrap());
+                found.push((mode.into(), name, dtype));
+            }
+        }
+        found
+    }
+
+    fn check(kernel: &str, variant: &Variant) {
+        let source = assemble(kernel, variant).unwrap_or_else(|e| panic!("{e}"));
+        let text = &source.text;
+        let storage =
+            |b: &&Binding| !matches!(b, Binding::Params | Binding::Tensor { access: Access::Uniform, .. });
+        assert!(source.bindings.iter().filter(storage).count() <= 8, "{kernel}: more than 8 storage buffers");
+        let module = naga::front::wgsl::parse_str(text)
+            .unwrap_or_else(|e| panic!("{kernel} {variant:?}:\n{}", e.emit_to_string(text)));
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{kernel} {variant:?}:\n{}", e.emit_to_string(text)));
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let workgroup: u32 = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup)
+            .map(|(_, v)| layouter[v.ty].size)
+            .sum();
+        assert!(workgroup <= 16 << 10, "{kernel} {variant:?}: {workgroup} bytes of workgroup memory");
+        spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        msl::write_string(&module, &info, &msl::Options::default(), &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        let mut out = String::new();
+        let (options, pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
+        hlsl::Writer::new(&mut out, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    }
+
+    #[test]
+    fn every_kernel_translates_to_every_system_within_default_limits() {
+        for (kernel, _) in SHADERS.iter().filter(|(name, _)| !name.starts_with("common/")) {
+            let binds = binds(kernel, &mut Vec::new());
+            for (constants, unbound) in variants(kernel) {
+                for dtype in [DType::F32, DType::BF16, DType::F16] {
+                    for outputs in [Access::Whole, Access::Shared] {
+                        let mut variant = Variant::default();
+                        variant.constants.extend(constants.iter().copied());
+                        for (mode, name, fixed) in binds.iter().filter(|(_, n, _)| !unbound.contains(n)) {
+                            let access = match mode.as_str() {
+                                "read" => Access::Read,
+                                "table" => Access::Uniform,
+                                _ => outputs,
+                            };
+                            let dtype = if mode == "table" { DType::F32 } else { fixed.unwrap_or(dtype) };
+                            variant.tensors.insert(name, (dtype, access));
+                        }
+                        check(kernel, &variant);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn defects_are_named_with_their_place() {
+        let error = |variant| assemble("affine", &variant).err().unwrap();
+        let mut variant = Variant::default();
+        variant.tensors.insert("z", (DType::F32, Access::Read));
+        assert_eq!(error(variant), "affine does not bind z");
+        let mut variant = Variant::default();
+        variant.tensors.insert("x", (DType::F32, Access::Whole));
+        assert!(error(variant).starts_with("affine.wgsl:4: #bind read x"));
+        assert!(assemble("none", &Variant::default()).is_err());
+    }
+}

@@ -1,0 +1,391 @@
+//! The queue: commands gather in one encoder and are submitted when someone reads, when enough have gathered, or when
+//! they are estimated to take so long that a driver's watchdog might stop them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::wgpu;
+
+use super::buffer::WgpuBuffer;
+use crate::Error;
+use crate::error::{Result, rule};
+use crate::layout::{Dims, MAX_RANK};
+
+/// Bytes of launch parameters that one batch holds.
+const PARAMS: u64 = 256 << 10;
+/// Parameters of a launch begin at multiples of this: the largest alignment that WebGPU allows a device to ask for.
+const SLOT: usize = 256;
+/// Launches of a batch.
+const LAUNCHES: usize = 192;
+/// Operations (multiply-adds, loads) of a batch: below half a second on a processor that plays GPU, where watchdogs
+/// wait two.
+const WORK: u64 = 3_000_000_000;
+/// Batches on their way; the next submission waits for the oldest.
+const IN_FLIGHT: usize = 4;
+/// Bytes that cross to or from the device at a time.
+const CHUNK: usize = 16 << 20;
+/// Longest wait for a batch before the device is given up.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Words of a fault report.
+const FAULT: usize = 4;
+
+/// How a bad index is told; the texts are those of the CPU's kernels.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// An id that is not below `rows`, in a tensor of ids of shape `dims`.
+    Id { op: &'static str, dims: Dims, rows: usize },
+    /// An index that stands twice.
+    Twice { op: &'static str },
+    /// A label that is neither ignored nor a class.
+    Label { op: &'static str, ignore: i32, classes: usize },
+}
+
+impl Fault {
+    fn error(&self, value: u32, place: u32) -> Error {
+        match *self {
+            Self::Id { op, dims, rows } => {
+                let mut index = [0; MAX_RANK];
+                let mut rest = place as usize;
+                for (i, &d) in index[..dims.len()].iter_mut().zip(dims.iter()).rev() {
+                    *i = rest % d;
+                    rest /= d;
+                }
+                rule!(op, "id {value} at {:?} is outside the {rows} rows", &index[..dims.len()])
+            }
+            Self::Twice { op } => rule!(op, "index {value} stands at two places, one of them {place}"),
+            Self::Label { op, ignore, classes } => rule!(
+                op,
+                "label {} of row {place} is neither {ignore} (ignored) nor below the vocabulary of {classes}",
+                value.cast_signed()
+            ),
+        }
+    }
+}
+
+/// What went wrong on the device, as its callbacks tell it.
+#[derive(Default)]
+pub(super) struct Problems {
+    first: Mutex<Option<String>>,
+}
+
+impl Problems {
+    pub(super) fn note(&self, text: String) {
+        self.first.lock().unwrap().get_or_insert(text);
+    }
+
+    fn seen(&self) -> Option<String> {
+        self.first.lock().unwrap().clone()
+    }
+}
+
+/// Commands on their way to the device.
+pub(super) struct Stream {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    problems: Arc<Problems>,
+    /// Before the encoder: a pass must end first.
+    pass: Option<wgpu::ComputePass<'static>>,
+    encoder: Option<wgpu::CommandEncoder>,
+    /// Number of the batch that gathers, from 1.
+    batch: u64,
+    params: wgpu::Buffer,
+    staged: Vec<u8>,
+    launches: usize,
+    work: u64,
+    /// Operations of the batch, for messages.
+    first: &'static str,
+    last: &'static str,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    readback: Option<wgpu::Buffer>,
+    fault: wgpu::Buffer,
+    faults: Vec<Fault>,
+    /// Launches since the device was opened.
+    total: u64,
+}
+
+impl Stream {
+    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, problems: Arc<Problems>) -> Self {
+        let buffer = |size, usage| {
+            let usage = usage | wgpu::BufferUsages::COPY_DST;
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let params = buffer(PARAMS, wgpu::BufferUsages::UNIFORM);
+        let fault = buffer(4 * FAULT as u64, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC);
+        Self {
+            device,
+            queue,
+            problems,
+            pass: None,
+            encoder: None,
+            batch: 1,
+            params,
+            staged: Vec::new(),
+            launches: 0,
+            work: 0,
+            first: "",
+            last: "",
+            in_flight: VecDeque::new(),
+            readback: None,
+            fault,
+            faults: Vec::new(),
+            total: 0,
+        }
+    }
+
+    pub(super) fn params(&self) -> &wgpu::Buffer {
+        &self.params
+    }
+
+    pub(super) fn fault_buffer(&self) -> &wgpu::Buffer {
+        &self.fault
+    }
+
+    pub(super) fn batch(&self) -> u64 {
+        self.batch
+    }
+
+    pub(super) fn total_launches(&self) -> u64 {
+        self.total
+    }
+
+    /// The number by which a launch reports `fault`, from 1.
+    pub(super) fn watch(&mut self, fault: Fault) -> u32 {
+        self.faults.push(fault);
+        self.faults.len() as u32
+    }
+
+    /// Puts a launch's parameters in the batch; returns their place. Submits first if they do not fit.
+    pub(super) fn stage(&mut self, params: &[u8]) -> Result<u32> {
+        if self.staged.len() + params.len().next_multiple_of(SLOT) > PARAMS as usize {
+            self.submit()?;
+        }
+        let at = self.staged.len();
+        self.staged.extend_from_slice(params);
+        self.staged.resize(self.staged.len().next_multiple_of(SLOT), 0);
+        Ok(at as u32)
+    }
+
+    fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
+        self.encoder.get_or_insert_with(|| {
+            self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+        })
+    }
+
+    /// Records a launch of `work` operations.
+    pub(super) fn launch(
+        &mut self,
+        op: &'static str,
+        pipeline: &wgpu::ComputePipeline,
+        group: &wgpu::BindGroup,
+        params_at: u32,
+        grid: [u32; 3],
+        work: u64,
+    ) -> Result<()> {
+        if self.pass.is_none() {
+            let pass =
+                self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime();
+            self.pass = Some(pass);
+        }
+        let pass = self.pass.as_mut().expect("begun above");
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, group, &[params_at]);
+        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        if self.launches == 0 {
+            self.first = op;
+        }
+        self.last = op;
+        self.launches += 1;
+        self.total += 1;
+        self.work = self.work.saturating_add(work);
+        if self.launches >= LAUNCHES || self.work >= WORK {
+            self.submit()?;
+        }
+        Ok(())
+    }
+
+    /// Fills a buffer with zeros, in the order of commands.
+    pub(super) fn clear(&mut self, buffer: &WgpuBuffer) {
+        self.pass = None;
+        self.encoder().clear_buffer(buffer.raw(), 0, None);
+        buffer.used_in(self.batch);
+    }
+
+    /// An error if the device has reported one.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.problems.seen() {
+            None => Ok(()),
+            Some(text) => Err(Error::Device(format!(
+                "wgpu: {text} (in a batch from {} to {}; ROENTGEN_WGPU_SYNC=1 submits launches one by one)",
+                self.first, self.last
+            ))),
+        }
+    }
+
+    /// Hands the batch to the device.
+    pub(super) fn submit(&mut self) -> Result<()> {
+        self.pass = None;
+        let Some(encoder) = self.encoder.take() else { return self.check() };
+        if !self.staged.is_empty() {
+            self.queue.write_buffer(&self.params, 0, &self.staged);
+            self.staged.clear();
+        }
+        let index = self.queue.submit([encoder.finish()]);
+        self.batch += 1;
+        self.launches = 0;
+        self.work = 0;
+        self.in_flight.push_back(index);
+        if self.in_flight.len() > IN_FLIGHT
+            && let Some(oldest) = self.in_flight.pop_front()
+        {
+            self.wait(Some(oldest))?;
+        }
+        self.check()
+    }
+
+    fn wait(&self, index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: index, timeout: Some(PATIENCE) };
+        match self.device.poll(wait) {
+            Ok(_) => self.check(),
+            Err(e) => {
+                self.check()?;
+                Err(Error::Device(format!(
+                    "wgpu: the device does not answer: {e} (in a batch from {} to {})",
+                    self.first, self.last
+                )))
+            }
+        }
+    }
+
+    /// Submits and waits until the device is idle.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.submit()?;
+        self.in_flight.clear();
+        self.wait(None)
+    }
+
+    /// Copies `data` to byte `at`.
+    pub(super) fn upload(&mut self, buffer: &WgpuBuffer, at: usize, data: &[u8]) -> Result<()> {
+        assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        if buffer.last_use() == self.batch {
+            // What is written goes before the commands of the next submission.
+            self.submit()?;
+        }
+        let whole = at.is_multiple_of(4) && (data.len().is_multiple_of(4) || at + data.len() == buffer.len());
+        if !whole {
+            // Words are the least that can be written: the others' bytes in them are read first.
+            let start = at / 4 * 4;
+            let end = (at + data.len()).next_multiple_of(4);
+            let mut words = vec![0; end - start];
+            self.download_words(buffer, start, &mut words)?;
+            words[at - start..at - start + data.len()].copy_from_slice(data);
+            self.queue.write_buffer(buffer.raw(), start as u64, &words);
+            return self.check();
+        }
+        for (i, part) in data.chunks(CHUNK).enumerate() {
+            let to = (at + i * CHUNK) as u64;
+            let words = part.len() / 4 * 4;
+            if words > 0 {
+                self.queue.write_buffer(buffer.raw(), to, &part[..words]);
+            }
+            if words < part.len() {
+                let mut last = [0; 4];
+                last[..part.len() - words].copy_from_slice(&part[words..]);
+                self.queue.write_buffer(buffer.raw(), to + words as u64, &last);
+            }
+            if part.len() == CHUNK {
+                // Lets go of the copy that the queue holds.
+                self.queue.submit([]);
+                self.wait(None)?;
+            }
+        }
+        self.check()
+    }
+
+    /// Copies from byte `at`, after all that was recorded before; an error if a kernel met a bad index meanwhile.
+    pub(super) fn download(&mut self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
+        assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        if data.is_empty() {
+            // The shape alone tells the values, but not that all went well.
+            return self.download_words(buffer, 0, &mut []);
+        }
+        let start = at / 4 * 4;
+        if start == at && data.len().is_multiple_of(4) {
+            return self.download_words(buffer, at, data);
+        }
+        let mut words = vec![0; (at + data.len()).next_multiple_of(4) - start];
+        self.download_words(buffer, start, &mut words)?;
+        data.copy_from_slice(&words[at - start..at - start + data.len()]);
+        Ok(())
+    }
+
+    /// As [`Self::download`], whole words.
+    fn download_words(&mut self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
+        let most = data.len().min(CHUNK);
+        let needed = (most + 4 * FAULT) as u64;
+        let staging = match self.readback.take().filter(|b| b.size() >= needed) {
+            Some(staging) => staging,
+            None => self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size: needed.next_power_of_two().max(4096),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }),
+        };
+        let mut start = 0;
+        loop {
+            let len = (data.len() - start).min(CHUNK);
+            self.pass = None;
+            let fault = self.fault.clone();
+            let encoder = self.encoder();
+            encoder.copy_buffer_to_buffer(&fault, 0, &staging, 0, 4 * FAULT as u64);
+            if len > 0 {
+                let from = (at + start) as u64;
+                encoder.copy_buffer_to_buffer(buffer.raw(), from, &staging, 4 * FAULT as u64, len as u64);
+            }
+            self.submit()?;
+            let bytes = 4 * FAULT + len;
+            let (tell, told) = std::sync::mpsc::channel();
+            staging.map_async(wgpu::MapMode::Read, ..bytes as u64, move |result| {
+                let _ = tell.send(result);
+            });
+            self.wait(None)?;
+            self.in_flight.clear();
+            match told.recv_timeout(PATIENCE) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => return Err(Error::Device(format!("wgpu: cannot read from the device: {e}"))),
+                Err(_) => return Err(Error::Device("wgpu: the device does not answer a read".into())),
+            }
+            let fault = {
+                let mapped = staging
+                    .get_mapped_range(..bytes as u64)
+                    .map_err(|e| Error::Device(format!("wgpu: cannot read from the device: {e}")))?;
+                data[start..start + len].copy_from_slice(&mapped[4 * FAULT..]);
+                let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|b| mapped[4 * i + b]));
+                [word(0), word(1), word(2), word(3)]
+            };
+            staging.unmap();
+            if fault[0] != 0 {
+                self.queue.write_buffer(&self.fault, 0, &[0; 4 * FAULT]);
+                let kind = self.faults.get((fault[3] as usize).wrapping_sub(1)).copied();
+                self.faults.clear();
+                return Err(kind.map_or_else(
+                    || Error::Device(format!("wgpu: a kernel reports {fault:?}")),
+                    |kind| kind.error(fault[1], fault[2]),
+                ));
+            }
+            self.faults.clear();
+            start += len;
+            if start >= data.len() {
+                break;
+            }
+        }
+        self.readback = Some(staging);
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+// C = A·B by tiles of 64·ROW_QUADS × 64·COL_QUADS: 16×16 invocations, each with 4×4 sums or a multiple; A and B go by way
+// of workgroup memory.
+//
+// The kernel defines
+//   fn begin(batch: u32)                      chooses the matrices of this batch
+//   fn a_at(row: u32, k: u32) -> f32          an element that exists
+//   fn b_at(k: u32, col: u32) -> f32
+//   fn finish(row: u32, col: u32, sum: f32) -> f32
+// and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's.
+// Parameters: p.m, p.n, p.k, p.ldc, p.first.
+
+// Whether neighbours along k lie side by side in memory: which way invocations walk while they load.
+#const A_BY_K = true
+#const B_BY_K = true
+// Quads of rows and of columns of an invocation.
+#const ROW_QUADS = 1u
+#const COL_QUADS = 1u
+// Columns of A and rows of B in workgroup memory.
+#const DEPTH = 16u
+const ROWS16 = 16u * ROW_QUADS;
+const COLS16 = 16u * COL_QUADS;
+
+// At each k the quads of the tile's rows or columns.
+var<workgroup> a_tile: array<vec4<f32>, ROWS16 * DEPTH>;
+var<workgroup> b_tile: array<vec4<f32>, COLS16 * DEPTH>;
+
+// Rows row .. row + 3 of A at one k; 0 beyond the matrix.
+fn a_quad(row: u32, k: u32) -> vec4<f32> {
+    var v = vec4<f32>();
+    if (k < p.k) {
+        for (var i = 0u; i < 4u; i++) {
+            if (row + i < p.m) {
+                v[i] = a_at(row + i, k);
+            }
+        }
+    }
+    return v;
+}
+
+fn b_quad(k: u32, col: u32) -> vec4<f32> {
+    var v = vec4<f32>();
+    if (k < p.k) {
+        for (var i = 0u; i < 4u; i++) {
+            if (col + i < p.n) {
+                v[i] = b_at(k, col + i);
+            }
+        }
+    }
+    return v;
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    begin(group.z);
+    let row0 = group.y * 4u * ROWS16;
+    let col0 = group.x * 4u * COLS16;
+    let tx = local % 16u;
+    let ty = local / 16u;
+    // sum_rI_C: four columns of row I.
+    #repeat r ROW_QUADS
+    #repeat i 4
+    #repeat c COL_QUADS
+    var sum_$r$i_$c = vec4<f32>();
+    #end
+    #end
+    #end
+    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
+        for (var t = local; t < ROWS16 * DEPTH; t += 256u) {
+            let kk = select(t / ROWS16, t % DEPTH, A_BY_K);
+            let q = select(t % ROWS16, t / DEPTH, A_BY_K);
+            a_tile[kk * ROWS16 + q] = a_quad(row0 + 4u * q, k0 + kk);
+        }
+        for (var t = local; t < COLS16 * DEPTH; t += 256u) {
+            let kk = select(t / COLS16, t % DEPTH, B_BY_K);
+            let q = select(t % COLS16, t / DEPTH, B_BY_K);
+            b_tile[kk * COLS16 + q] = b_quad(k0 + kk, col0 + 4u * q);
+        }
+        workgroupBarrier();
+        for (var kk = 0u; kk < DEPTH; kk++) {
+            #repeat c COL_QUADS
+            let b$c = b_tile[kk * COLS16 + $cu * 16u + tx];
+            #end
+            #repeat r ROW_QUADS
+            let a$r = a_tile[kk * ROWS16 + $ru * 16u + ty];
+            #repeat i 4
+            #repeat c COL_QUADS
+            sum_$r$i_$c += a$r[$i] * b$c;
+            #end
+            #end
+            #end
+        }
+        workgroupBarrier();
+    }
+    #repeat r ROW_QUADS
+    #repeat i 4
+    #repeat c COL_QUADS
+    store_quad(group.z, row0 + $ru * 64u + 4u * ty + $iu, col0 + $cu * 64u + 4u * tx, sum_$r$i_$c);
+    #end
+    #end
+    #end
+}
+
+fn store_quad(batch: u32, row: u32, col: u32, sums: vec4<f32>) {
+    if (row >= p.m) {
+        return;
+    }
+    let at = (batch * p.m + row) * p.ldc + p.first;
+    for (var j = 0u; j < 4u; j += Y_LANES) {
+        if (col + j < p.n) {
+            let n = min(Y_LANES, p.n - col - j);
+            var v: array<f32, Y_LANES>;
+            for (var l = 0u; l < n; l++) {
+                v[l] = finish(row, col + j + l, sums[j + l]);
+            }
+            put_lanes_y(at + col + j, v, n);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+// As linear_nf4.wgsl for few rows
+#include "common/linear_nf4.wgsl"
+#include "common/gemv.wgsl"

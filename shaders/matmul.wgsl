@@ -1,0 +1,3 @@
+// y = a·b (+ bias)
+#include "common/matmul.wgsl"
+#include "common/gemm.wgsl"
