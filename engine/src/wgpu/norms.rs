@@ -48,8 +48,8 @@ impl Wgpu {
         let stats = self.temporary(op, rows * 8)?;
         self.norm(op, &[("x", x), ("w", w), ("g", g)], eps, ("dx", &outputs[0]), Some(&stats))?;
         let blocks = rows.div_ceil(ROWS_PER_PARTIAL);
-        let partial = |outputs: usize| (0..outputs).map(|_| self.temporary(op, blocks * n * 4)).collect();
-        let partial: Vec<WgpuBuffer> = partial(outputs.len() - 1).map_err(|e: crate::Error| e)?;
+        let partial = outputs[1..].iter().map(|_| self.temporary(op, blocks * n * 4));
+        let partial = partial.collect::<Result<Vec<_>>>()?;
         let mut k = self.kernel("norm_grad_weight", op);
         k.constant("LAYER", layer).input("x", x)?.input("g", g)?;
         k.scratch("stats", &stats, DType::F32, Access::Read)?;
