@@ -6,7 +6,7 @@ use crate::error::{Result, rule};
 use crate::layout::Dims;
 use crate::op::{apply, apply_one};
 use crate::ops::{DequantizeBlockwise, QuantizeBlockwise};
-use crate::{Codebook, DType, Tensor};
+use crate::{Codebook, DType, Device, Tensor};
 
 /// Codes of scales that share an absmax (spec qlora §2).
 const NESTED_BLOCK: usize = 256;
@@ -177,6 +177,17 @@ impl Quantized {
     pub fn bytes(&self) -> usize {
         let nested = self.0.nested.as_ref().map_or(0, |(second, _)| second.bytes());
         self.0.codes.bytes() + self.0.absmax.bytes() + nested
+    }
+
+    /// A copy on another device; itself if it is there already.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let QuantizedParts { codes, absmax, nested, .. } = &self.0;
+        let nested = match nested {
+            Some((second, map)) => Some((second.to_device(device)?, map.to_device(device)?)),
+            None => None,
+        };
+        let (codes, absmax) = (codes.to_device(device)?, absmax.to_device(device)?);
+        Ok(Self(QuantizedParts { codes, absmax, nested, ..self.0.clone() }))
     }
 
     /// Codes and scales in the order in which operations take them.

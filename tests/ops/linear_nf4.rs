@@ -77,6 +77,7 @@ proptest! {
         check(&operands, |t| {
             let after = 1 + usize::from(with_bias);
             let lora = with_lora.then(|| Lora { a: &t[after], b: &t[after + 1], term });
+            let quantized = quantized.to_device(t[0].device())?;
             t[0].linear_nf4(&quantized, with_bias.then(|| &t[1]), lora)
         }, &expect)?;
     }
@@ -94,7 +95,10 @@ proptest! {
         let term = LoraTerm { scale: 2.0, dropout };
         let terms = rows.max(inner).max(out);
         gradient::check(seed, &[&x, &bias, &a, &b],
-            |t| t[0].linear_nf4(&quantized, Some(&t[1]), Some(Lora { a: &t[2], b: &t[3], term })),
+            |t| {
+                let quantized = quantized.to_device(t[0].device())?;
+                t[0].linear_nf4(&quantized, Some(&t[1]), Some(Lora { a: &t[2], b: &t[3], term }))
+            },
             |v| layer(&v[0], &values, Some(&v[1]), Some((&v[2], &v[3], &term))),
             gradient::Slack { terms, scale: 4.0 * (terms as f64).sqrt() })?;
     }
