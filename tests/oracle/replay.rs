@@ -79,14 +79,8 @@ pub fn check(application: &Application) -> Result<Outcome> {
 fn compare(application: &Application, before: Vec<Values>, after: &[Tensor]) -> Result<Outcome> {
     let after = after.iter().map(Values::of).collect::<Result<Vec<_>>>()?;
     let case = Case { application, before, after };
-    let families = [
-        elementwise::check,
-        norms::check,
-        rows::check,
-        products::check,
-        attention::check,
-        state::check,
-    ];
+    let families =
+        [elementwise::check, norms::check, rows::check, products::check, attention::check, state::check];
     let outcome = families.iter().find_map(|family| family(&case));
     Ok(outcome.unwrap_or(Err(Failed::NoOracle(application.name()))))
 }

@@ -101,7 +101,8 @@ struct Idle {
 impl Idle {
     /// A block of this class, or of one up to an eighth larger.
     fn take(&mut self, class: usize) -> Option<Block> {
-        let (_, blocks) = self.blocks.range_mut(class..=class.saturating_add(class / 8)).find(|(_, b)| !b.is_empty())?;
+        let (_, blocks) =
+            self.blocks.range_mut(class..=class.saturating_add(class / 8)).find(|(_, b)| !b.is_empty())?;
         let (_, block) = blocks.pop()?;
         self.idle -= block.class();
         Some(block)
@@ -161,18 +162,11 @@ impl Pool {
 
 enum Owner {
     /// The block goes back when the buffer is dropped, and only then is it `None`.
-    Pool {
-        pool: Arc<Pool>,
-        block: Option<Block>,
-    },
+    Pool { pool: Arc<Pool>, block: Option<Block> },
     /// Read-only; the file is held so that the pointer stays valid.
-    Map {
-        _file: Arc<Mapping>,
-    },
+    Map { _file: Arc<Mapping> },
     /// As pooled memory, but the file's.
-    File {
-        _file: Arc<ScratchFile>,
-    },
+    File { _file: Arc<ScratchFile> },
 }
 
 /// Bytes of one storage. The access lock of the storage says who may read or write them.

@@ -87,7 +87,13 @@ impl BarPlot {
                 end = end.max(high);
             }
             let text = if length(bar.value) { &bar.text } else { "–" };
-            let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", end + 6.0, middle + 4.0, escape(text));
+            let _ = writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                end + 6.0,
+                middle + 4.0,
+                escape(text)
+            );
         }
         svg.push_str("</svg>\n");
         svg

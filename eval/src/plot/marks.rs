@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn points_are_dots_with_their_texts_escaped() {
-        let labels = vec![("1".into(), "a <b>".into()), ("2".into(), "c".into()), ("3".into(), "gone".into())];
+        let labels =
+            vec![("1".into(), "a <b>".into()), ("2".into(), "c".into()), ("3".into(), "gone".into())];
         let points = vec![(1.0, 10.0), (100.0, 1000.0), (1.0, -1.0)];
         let svg = LinePlot::new("roof", "x", "y")
             .x_scale(Scale::Log)

@@ -56,7 +56,8 @@ fn forward(case: &Case<'_>, op: &Attention) -> Outcome {
                 let keys: Vec<usize> = (0..s.sk).filter(|&j| s.sees(n, i, j)).collect();
                 let picks = [vec![n], vec![i], vec![head], whole(s.d)];
                 let q = case.before[0].block(&picks);
-                let of_keys = |t: usize| case.before[t].block(&[vec![n], keys.clone(), kv.clone(), whole(s.d)]);
+                let of_keys =
+                    |t: usize| case.before[t].block(&[vec![n], keys.clone(), kv.clone(), whole(s.d)]);
                 let (k, v) = (of_keys(1), of_keys(2));
                 // One query with the keys that it sees: nothing is left to mask.
                 let oracle = |v: &Array| oracle::attention(&q, &k, v, None, f64::from(op.scale), false);

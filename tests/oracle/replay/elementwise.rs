@@ -1,8 +1,8 @@
 //! Operations whose output elements depend on the input elements at one place, or are moved from one.
 
 use engine::ops::{
-    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, Unary, UnaryKind,
-    Write,
+    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, Unary,
+    UnaryKind, Write,
 };
 
 use super::{Case, Outcome, all, runs, unravel};

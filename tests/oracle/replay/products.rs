@@ -138,8 +138,10 @@ fn linear_nf4(case: &Case<'_>, op: &LinearNf4) -> Outcome {
         let w = Array::from_fn(&[k, columns.len()], |at| weight.at(columns[at[1]], at[0]));
         let abs = |x: &Array| x.map(f64::abs);
         let bias = bias.map(|b| b.flat(&columns));
-        let (mut want, mut scale) =
-            (oracle::matmul(&x, &w, bias.as_ref()), oracle::matmul(&abs(&x), &abs(&w), bias.as_ref().map(abs).as_ref()));
+        let (mut want, mut scale) = (
+            oracle::matmul(&x, &w, bias.as_ref()),
+            oracle::matmul(&abs(&x), &abs(&w), bias.as_ref().map(abs).as_ref()),
+        );
         if let Some((term, _, b)) = lora {
             // The inner product as it was given: it is checked by itself below.
             let h = case.after[1].block(&[rows.clone(), whole(r)]);
@@ -157,9 +159,7 @@ fn linear_nf4(case: &Case<'_>, op: &LinearNf4) -> Outcome {
         // Where dropout's factor is rounded is the kernel's choice.
         let class = if term.dropout.is_some() { Class::Gradient(k) } else { Class::Sum(k) };
         let expect = sums(&rows, &ranks, case.after[1].dtype, class, |row, rank| {
-            let term_at = |i| {
-                dropped(term, x.at(&[row, i]), row, i, k) * round(a.at(&[rank, i]), x.dtype)
-            };
+            let term_at = |i| dropped(term, x.at(&[row, i]), row, i, k) * round(a.at(&[rank, i]), x.dtype);
             (0..k).map(term_at).collect()
         });
         outcomes.push(case.block(1, &[rows, ranks], &expect));
@@ -171,7 +171,8 @@ fn linear_nf4_grad(case: &Case<'_>, op: &LinearNf4Grad) -> Outcome {
     let dy = &case.before[0];
     let (m, outer, inner) = (dy.dims[0], dy.dims[1], op.inner);
     let count = Weight::count(&op.format);
-    let weight = Weight { format: op.format, tensors: &case.before[1..=count], columns: inner, dtype: dy.dtype };
+    let weight =
+        Weight { format: op.format, tensors: &case.before[1..=count], columns: inner, dtype: dy.dtype };
     let lora = op.lora.as_ref().map(|term| (term, &case.before[1 + count], &case.before[2 + count]));
     // u = dy·(scale·B), rounded to the type of dy.
     let u = |row: usize, rank: usize| {
@@ -210,7 +211,8 @@ fn linear_nf4_grad(case: &Case<'_>, op: &LinearNf4Grad) -> Outcome {
         // A sum that falls near the middle of two values of dy's type may round either way in u, and where dropout's
         // factor is rounded is the kernel's choice.
         let da = sums(&whole(ranks.len()), &columns, dy.dtype, Class::Gradient(m), |rank, c| {
-            let term_at = |row| us.data[row * ranks.len() + rank] * dropped(term, x.at(&[row, c]), row, c, inner);
+            let term_at =
+                |row| us.data[row * ranks.len() + rank] * dropped(term, x.at(&[row, c]), row, c, inner);
             (0..m).map(term_at).collect()
         });
         outcomes.push(case.block(after, &[ranks.clone(), columns], &da));

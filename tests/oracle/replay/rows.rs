@@ -1,8 +1,8 @@
 //! Operations on rows, and those that choose them.
 
 use engine::ops::{
-    Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Reduce, ReduceKind, Rope, RopeKind, ScatterRows,
-    TopK,
+    Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Reduce, ReduceKind, Rope, RopeKind,
+    ScatterRows, TopK,
 };
 
 use super::{Case, Outcome, all, root_sum_squares, spread, unravel, whole};
@@ -24,10 +24,7 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
         let picks = spread(case.before[0].row_count(), ROWS);
         let (values, places) = oracle::top_k(&case.before[0].rows(&picks), op.k);
         let exact = |values, i: usize| Expect::new(values, case.after[i].dtype, Class::Exact);
-        return Some(all([
-            case.rows(0, &picks, &exact(values, 0)),
-            case.rows(1, &picks, &exact(places, 1)),
-        ]));
+        return Some(all([case.rows(0, &picks, &exact(values, 0)), case.rows(1, &picks, &exact(places, 1))]));
     }
     if let Some(op) = case.op::<CrossEntropy>() {
         let picks = spread(case.before[0].dims[0], ROWS);
@@ -103,16 +100,14 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
 fn embedding_grad(case: &Case<'_>) -> Outcome {
     let ids = case.before[0].all();
     let rows = case.after[0].dims[0];
-    let mut picks: Vec<usize> =
-        spread(ids.data.len(), ROWS).iter().map(|&j| ids.data[j] as usize).collect();
+    let mut picks: Vec<usize> = spread(ids.data.len(), ROWS).iter().map(|&j| ids.data[j] as usize).collect();
     picks.extend(spread(rows, ROWS));
     picks.sort_unstable();
     picks.dedup();
     let n = case.after[0].row_len();
     let (mut want, mut scale, mut most) = (Vec::new(), Vec::new(), 1);
     for &row in &picks {
-        let places: Vec<usize> =
-            (0..ids.data.len()).filter(|&j| ids.data[j] as usize == row).collect();
+        let places: Vec<usize> = (0..ids.data.len()).filter(|&j| ids.data[j] as usize == row).collect();
         let terms = case.before[1].rows(&places);
         most = most.max(places.len());
         for c in 0..n {

@@ -47,11 +47,16 @@ fn adamw(case: &Case<'_>, op: &AdamW) -> Outcome {
     // The moment is a difference of its old value and the gradient; an update that follows from it is off as it is.
     let m_scale = m.zip(&g, |m, g| m.abs() + g.abs());
     let corrections = [op.beta1, op.beta2].map(|b| 1.0 - b.powi(op.step as i32));
-    let p_scale = Array::new(&[at.len()], (0..at.len()).map(|i| {
-        let [after, _, v] = step(i);
-        let denominator = (v / corrections[1]).sqrt() + op.eps;
-        2.0 * p.data[i].abs() + after.abs() + op.lr * m_scale.data[i] / corrections[0] / denominator
-    }).collect());
+    let p_scale = Array::new(
+        &[at.len()],
+        (0..at.len())
+            .map(|i| {
+                let [after, _, v] = step(i);
+                let denominator = (v / corrections[1]).sqrt() + op.eps;
+                2.0 * p.data[i].abs() + after.abs() + op.lr * m_scale.data[i] / corrections[0] / denominator
+            })
+            .collect(),
+    );
     let expect = |i: usize| Expect::new(of(i), case.after[i].dtype, Class::Function);
     all([
         case.flat(0, &at, &expect(0).scale(p_scale)),
@@ -81,11 +86,7 @@ fn sgd(case: &Case<'_>, op: &Sgd) -> Outcome {
 }
 
 /// Each code must be that of a value nearest to `want`, up to `slack` (both relative to the block's scale).
-fn nearest(
-    output: usize,
-    book: Codebook,
-    codes: impl Iterator<Item = (usize, usize, f64, f64)>,
-) -> Outcome {
+fn nearest(output: usize, book: Codebook, codes: impl Iterator<Item = (usize, usize, f64, f64)>) -> Outcome {
     let mut checked = Checked::default();
     for (at, code, want, slack) in codes {
         let got = f64::from(book.values()[code]);
@@ -133,8 +134,9 @@ fn adamw8bit(case: &Case<'_>, op: &AdamW) -> Outcome {
         outcomes.push(case.flat(0, &at, &expect));
         for (i, (want, scale)) in [(&want_m, &m_scale), (&want_v, &want_v)].into_iter().enumerate() {
             let most = oracle::absmax(want);
-            let expect = Expect::new(Array::new(&[1], most.clone()), case.after[3 + i].dtype, Class::Function)
-                .scale(Array::new(&[1], oracle::absmax(scale)));
+            let expect =
+                Expect::new(Array::new(&[1], most.clone()), case.after[3 + i].dtype, Class::Function)
+                    .scale(Array::new(&[1], oracle::absmax(scale)));
             outcomes.push(case.flat(3 + i, &[b], &expect));
             let most = case.after[3 + i].element(b);
             if most > 0.0 {

@@ -99,12 +99,7 @@ fn everything(dtype: DType) -> Vec<Application> {
         Tensor::adamw_step(&p, &m, &v, &g, &adamw)?;
         let codes = |s: &mut Source| s.below(256, &[700], DType::U8);
         let absmax = |s: &mut Source| s.normal(&[3], DType::F32).mul(&s.normal(&[3], DType::F32))?.exp();
-        let state = ops::Moments8bit {
-            m: codes(s),
-            v: codes(s),
-            absmax_m: absmax(s)?,
-            absmax_v: absmax(s)?,
-        };
+        let state = ops::Moments8bit { m: codes(s), v: codes(s), absmax_m: absmax(s)?, absmax_v: absmax(s)? };
         Tensor::adamw8bit_step(&p, &state, &g, &adamw)?;
         for momentum in [0.0, 0.9] {
             let sgd = ops::Sgd { lr: 0.1, momentum, weight_decay: 0.1, grad_scale: 1.0 };
@@ -125,9 +120,8 @@ fn every_operation_has_an_oracle_and_agrees_with_it() {
         for application in everything(dtype) {
             names.insert(application.name());
             let checked = check(&application).unwrap();
-            let checked = checked.unwrap_or_else(|failed| {
-                panic!("{} {application:?}: {failed}", application.parameters())
-            });
+            let checked = checked
+                .unwrap_or_else(|failed| panic!("{} {application:?}: {failed}", application.parameters()));
             assert!(checked.elements > 0 && checked.worst <= 1.0, "{application:?}");
         }
     }
@@ -139,7 +133,8 @@ fn every_operation_has_an_oracle_and_agrees_with_it() {
 fn spoilt(tensor: &Tensor, last: bool) -> Option<Tensor> {
     let mut values = tensor.to_f64_vec().unwrap();
     let finite = values.iter().copied().filter(|x| x.is_finite());
-    let by = if tensor.dtype().is_float() { 0.1 * finite.fold(1.0, |m: f64, x| m.max(x.abs())) } else { 101.0 };
+    let by =
+        if tensor.dtype().is_float() { 0.1 * finite.fold(1.0, |m: f64, x| m.max(x.abs())) } else { 101.0 };
     let from = if last { values.len().checked_sub(1)? } else { 0 };
     for x in &mut values[from..] {
         *x = if tensor.dtype() == DType::U8 { (*x + by) % 256.0 } else { *x + by };

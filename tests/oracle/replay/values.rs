@@ -45,9 +45,7 @@ impl Values {
         let bytes = &self.bytes;
         match self.dtype {
             DType::F32 => f64::from(f32::from_le_bytes(word(bytes, place))),
-            DType::BF16 => {
-                f64::from(f32::from_bits(u32::from(u16::from_le_bytes(word(bytes, place))) << 16))
-            }
+            DType::BF16 => f64::from(f32::from_bits(u32::from(u16::from_le_bytes(word(bytes, place))) << 16)),
             DType::F16 => half(u16::from_le_bytes(word(bytes, place))),
             DType::U8 => f64::from(bytes[place]),
             DType::U32 => f64::from(u32::from_le_bytes(word(bytes, place))),
