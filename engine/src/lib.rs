@@ -21,6 +21,7 @@ mod layout;
 pub mod memory;
 mod op;
 pub mod ops;
+pub mod profile;
 mod quantized;
 mod rng;
 mod tensor;
