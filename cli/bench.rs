@@ -1,5 +1,7 @@
 //! `roentgen bench`: the machine, operations and models against it, runs against runs, rivals.
 
+mod machine;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use crate::global::Global;
 
-/// Measure kernels and models against this machine, against earlier runs and against others.
+/// Measure kernels and models against this machine, against earlier runs and against others
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -15,8 +17,12 @@ pub(crate) struct BenchArgs {
 }
 
 #[derive(Debug, Subcommand)]
-enum BenchCommand {}
+enum BenchCommand {
+    Machine(machine::MachineArgs),
+}
 
-pub(crate) fn run(args: &BenchArgs, _global: &Global) -> Result<ExitCode> {
-    match args.command {}
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode> {
+    match &args.command {
+        BenchCommand::Machine(args) => machine::run(args, global),
+    }
 }

@@ -1,4 +1,17 @@
 //! Measurements: the ceilings of a machine, operations and models against them, runs against each other and against
 //! rivals, and profiles of any command. `roentgen bench` and `roentgen profile` show what this crate finds.
 //!
-//! Nothing here knows an operation by name: what an operation costs it says itself ([`engine::Op::cost`]).
+//! | module | what is in it |
+//! |---|---|
+//! | [`machine`] | peak arithmetic, bandwidth by working set, latencies; kept under a fingerprint of the device |
+//! | [`stats`] | repeats, medians, and verdicts that know their noise |
+//! | [`record`] | the file format of a run |
+//!
+//! Nothing here knows what an operation costs: that it says itself ([`engine::Op::cost`]).
+
+mod error;
+pub mod machine;
+pub mod record;
+pub mod stats;
+
+pub use error::{Error, Result};
