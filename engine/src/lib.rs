@@ -22,6 +22,7 @@ mod layout;
 pub mod memory;
 mod op;
 pub mod ops;
+pub mod profile;
 mod quantized;
 mod rng;
 mod tensor;

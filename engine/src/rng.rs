@@ -1,5 +1,10 @@
 //! Random numbers that are the same on every machine and can be saved with a checkpoint.
 
+use crate::cpu::threads::{Scatter, parallel_for};
+
+/// Draws of [`Rng::bits`] that one [`Rng::normal`] takes.
+const DRAWS: u64 = 2;
+
 /// `SplitMix64` (Steele, Lea, Flood 2014): the whole state is one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rng {
@@ -19,11 +24,16 @@ impl Rng {
 
     /// The next 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.skip(1);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    /// Leaves out the next `n` draws of 64 bits.
+    fn skip(&mut self, n: u64) {
+        self.state = self.state.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 
     /// Uniform in [0, 1), 53 random bits.
@@ -42,10 +52,42 @@ impl Rng {
         (radius * (std::f64::consts::TAU * self.uniform()).cos()) as f32
     }
 
+    /// What as many calls of [`Self::normal`] give, on all threads.
+    pub(crate) fn normals(&mut self, values: &mut [f32]) {
+        const PART: usize = 1 << 14;
+        let start = *self;
+        let count = values.len();
+        let parts = Scatter::new(values);
+        parallel_for(count.div_ceil(PART), |part| {
+            let at = part * PART;
+            let mut rng = start;
+            rng.skip(DRAWS * at as u64);
+            // SAFETY: parts are disjoint.
+            for value in unsafe { parts.slice(at, PART.min(count - at)) } {
+                *value = rng.normal();
+            }
+        });
+        self.skip(DRAWS * count as u64);
+    }
+
     /// Fisher–Yates.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_normals_are_those_of_many_calls() {
+        let (mut one, mut all) = (Rng::new(5), Rng::new(5));
+        let mut values = vec![0.0; 40_001];
+        all.normals(&mut values);
+        assert!(values.iter().all(|&v| v == one.normal()));
+        assert_eq!(one, all);
     }
 }

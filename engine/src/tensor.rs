@@ -142,11 +142,22 @@ impl Tensor {
         }
     }
 
-    /// Normal deviates with mean 0 and the given standard deviation.
+    /// Normal deviates with mean 0 and the given standard deviation, f32 rounded to `dtype`.
     pub fn randn(dims: &[usize], std: f32, dtype: DType, rng: &mut Rng, device: &Device) -> Result<Self> {
-        let n = Dims::new(dims)?.count();
-        let values: Vec<f32> = (0..n).map(|_| rng.normal() * std).collect();
-        Self::from_slice(&values, dims, device)?.to_dtype(dtype)
+        // A part at a time: an embedding in f32 would be twice its size in bf16.
+        const PART: usize = 1 << 20;
+        let spec = Spec::new(dims, dtype)?;
+        let storage = device.allocate(spec.bytes(), false)?;
+        let count = spec.dims.count();
+        let mut values = vec![0.0; count.min(PART)];
+        for at in (0..count).step_by(PART) {
+            let values = &mut values[..PART.min(count - at)];
+            rng.normals(values);
+            values.iter_mut().for_each(|x| *x *= std);
+            let part = Self::from_slice(values, &[values.len()], device)?.to_dtype(dtype)?;
+            storage.write(at * dtype.size(), &part.to_bytes()?)?;
+        }
+        Ok(Self::from_storage(storage, Layout::contiguous(spec.dims), dtype))
     }
 
     // ---- what it is

@@ -101,6 +101,49 @@ fn from_training_to_a_merged_model() {
     assert!(bytes("run") == bytes("other"), "quantised while reading and before are not the same");
 }
 
+/// What a run trained on tiles is asked about tiles, whoever asks: the adapter's folder says how.
+#[test]
+fn images_are_cut_as_the_adapter_learned_them() {
+    let folder = Images::new();
+    let Some(config) = config(&folder) else { return };
+    let (demo, image) = (demo(), demo().join("images/nih-00028558_000.jpg"));
+    let summary =
+        ["train", &config, "--json", "--set", "image.splitting=true", "--set", "image.longest_edge=320"];
+    let more = ["--set", "training.epochs=1"];
+    let summary = roentgen(summary.iter().chain(&more)).ok().json();
+    let adapter = summary["model"].as_str().unwrap();
+    let prompt_tokens = |more: &[&str]| {
+        let args = [
+            "report",
+            image.to_str().unwrap(),
+            "--model",
+            demo.to_str().unwrap(),
+            "--json",
+            "--max-new-tokens",
+            "1",
+        ];
+        let json = roentgen(args.iter().chain(more)).ok().json();
+        json["timings"]["prompt_tokens"].as_u64().unwrap()
+    };
+    let (plain, tiles) = (prompt_tokens(&[]), prompt_tokens(&["--adapter", adapter]));
+    // Four tiles and the whole, of 25 tokens each, instead of the whole alone.
+    assert!(tiles >= plain + 4 * 25, "{plain} tokens without the adapter, {tiles} with it");
+
+    // A folder whose settings do not fit the vision tower is refused by name.
+    let settings = Path::new(adapter).join("preprocessor_config.json");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(
+        &settings,
+        text.replace(
+            "\"max_image_size\": {\n    \"longest_edge\": 160",
+            "\"max_image_size\": {\n    \"longest_edge\": 128",
+        ),
+    )
+    .unwrap();
+    let args = ["report", image.to_str().unwrap(), "--model", demo.to_str().unwrap(), "--adapter", adapter];
+    roentgen(args).fails(&["preprocessor_config.json", "128", "160"]);
+}
+
 #[test]
 fn bad_adapters_are_refused_by_name() {
     let (tiny, out) = (Tiny::new(), tempfile::tempdir().unwrap());

@@ -33,6 +33,7 @@ mod memory;
 mod misuse;
 mod patch_conv;
 mod paths;
+mod profile;
 mod quantize_blockwise;
 mod reduce;
 mod rms_norm;

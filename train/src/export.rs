@@ -5,20 +5,25 @@ use std::path::Path;
 
 use engine::DType;
 use engine::weights::{FileDType, write_safetensors};
-use model::config::{Config, ModelType};
+use model::config::Config;
 use serde_json::{Value, json};
 
 use crate::config::WeightDType;
 use crate::error::{Error, Result};
 use crate::metrics::write;
-use crate::setup::{Setup, merge};
+use crate::setup::Setup;
 
 /// Writes the folder, each file beside and renamed, the weights last.
 pub fn export(folder: &Path, setup: &Setup, dtype: WeightDType) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, "create", e))?;
     let json = |name: &str, value: Value| write(&folder.join(name), format!("{value:#}\n").as_bytes());
     let template = setup.template.text();
-    json("config.json", config_json(&setup.config, dtype))?;
+    let torch_dtype = match dtype {
+        WeightDType::Bf16 => "bfloat16",
+        WeightDType::F32 => "float32",
+    };
+    let config = Config { torch_dtype: Some(torch_dtype.to_owned()), ..setup.config.clone() };
+    json("config.json", config.to_json())?;
     if let Some(preprocessor) = &setup.preprocessor {
         json("preprocessor_config.json", preprocessor.to_json())?;
         // transformers up to 4.51 reads this one for processors, later versions the one below.
@@ -42,68 +47,6 @@ pub fn export(folder: &Path, setup: &Setup, dtype: WeightDType) -> Result<()> {
     let tensors = tensors.iter().map(|(name, dims, bytes)| (*name, file_dtype, &dims[..], &bytes[..]));
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     Ok(write_safetensors(folder.join("model.safetensors"), tensors, &metadata)?)
-}
-
-fn config_json(config: &Config, dtype: WeightDType) -> Value {
-    let text = &config.text;
-    let dtype = match dtype {
-        WeightDType::Bf16 => "bfloat16",
-        WeightDType::F32 => "float32",
-    };
-    let decoder = json!({
-        "model_type": "llama",
-        "vocab_size": text.vocab_size,
-        "hidden_size": text.hidden_size,
-        "intermediate_size": text.intermediate_size,
-        "num_hidden_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "num_key_value_heads": text.num_key_value_heads,
-        "head_dim": text.head_dim,
-        "rms_norm_eps": text.rms_norm_eps,
-        "rope_theta": text.rope_theta,
-        "max_position_embeddings": text.max_position_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "mlp_bias": false,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_ids,
-        "pad_token_id": config.pad_token_id,
-    });
-    let Some(image) = &config.image else {
-        let mut whole = json!({ "architectures": ["LlamaForCausalLM"], "torch_dtype": dtype });
-        merge(&mut whole, decoder);
-        return whole;
-    };
-    let vision = &image.vision;
-    let architecture = match config.model_type {
-        ModelType::SmolVlm => "SmolVLMForConditionalGeneration",
-        _ => "Idefics3ForConditionalGeneration",
-    };
-    json!({
-        "architectures": [architecture],
-        "model_type": config.model_type.name(),
-        "image_token_id": image.image_token_id,
-        "scale_factor": image.scale_factor,
-        "tie_word_embeddings": config.tie_word_embeddings,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_ids,
-        "pad_token_id": config.pad_token_id,
-        "torch_dtype": dtype,
-        "text_config": decoder,
-        "vision_config": {
-            "model_type": "idefics3_vision",
-            "hidden_size": vision.hidden_size,
-            "intermediate_size": vision.intermediate_size,
-            "num_hidden_layers": vision.num_hidden_layers,
-            "num_attention_heads": vision.num_attention_heads,
-            "num_channels": vision.num_channels,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "layer_norm_eps": vision.layer_norm_eps,
-            "hidden_act": "gelu_pytorch_tanh",
-        },
-    })
 }
 
 fn generation_json(setup: &Setup) -> Result<Value> {

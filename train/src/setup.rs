@@ -48,6 +48,7 @@ impl Setup {
     /// Builds what the configuration asks for. A vocabulary that is to be learned is learned from the training
     /// rows of `cases`, or read from `kept` if that file is there (a run that continues).
     pub fn new(run: &TrainConfig, cases: &Cases, kept: &Path, device: &Device) -> Result<Self> {
+        let _phase = engine::profile::phase("load");
         match &run.model.folder {
             Some(folder) => Self::from_folder(run, folder, device),
             None => Self::from_scratch(run, cases, kept, device),
@@ -363,7 +364,7 @@ fn sizes(section: &ModelSection, tokenizer: &Tokenizer) -> Result<Config> {
 }
 
 /// Puts the keys of the object `more` into the object `into`.
-pub(crate) fn merge(into: &mut Value, mut more: Value) {
+fn merge(into: &mut Value, mut more: Value) {
     if let (Some(into), Some(more)) = (into.as_object_mut(), more.as_object_mut()) {
         into.append(more);
     }

@@ -1,10 +1,8 @@
-use half::bf16;
-
 use super::multiversion::multiversion;
 use super::threads::Scatter;
-use super::walk::for_runs;
+use super::walk::{for_runs, parameter_type};
 use crate::ops::AdamW;
-use crate::{Cpu, DType, Float, Input, Kernel, Output, Result};
+use crate::{Cpu, Float, Input, Kernel, Output, Result};
 
 /// What the update multiplies with, computed in f64 and rounded once.
 pub(super) struct Factors {
@@ -85,12 +83,6 @@ fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Out
 impl Kernel<AdamW> for Cpu {
     fn run(&self, op: &AdamW, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let g = &inputs[0];
-        match (outputs[0].dtype, g.dtype) {
-            (DType::F32, DType::F32) => update::<f32, f32>(op, g, outputs),
-            (DType::F32, DType::BF16) => update::<f32, bf16>(op, g, outputs),
-            (DType::BF16, DType::F32) => update::<bf16, f32>(op, g, outputs),
-            (DType::BF16, DType::BF16) => update::<bf16, bf16>(op, g, outputs),
-            (p, g) => unreachable!("the operation's rule lets no {p} with {g} through"),
-        }
+        parameter_type!(outputs[0].dtype, P => parameter_type!(g.dtype, G => update::<P, G>(op, g, outputs)))
     }
 }

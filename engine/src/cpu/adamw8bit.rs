@@ -1,13 +1,11 @@
-use half::bf16;
-
 use super::adamw::Factors;
 use super::dynamic::{Dynamic, SIGNED, UNSIGNED, absmax};
 use super::multiversion::multiversion;
 use super::threads::Scatter;
-use super::walk::for_row_blocks;
+use super::walk::{for_row_blocks, parameter_type};
 use crate::error::rule;
 use crate::ops::AdamW8bit;
-use crate::{Cpu, DType, Float, Input, Kernel, Op, Output, Result};
+use crate::{Cpu, Float, Input, Kernel, Op, Output, Result};
 
 const BLOCK: usize = AdamW8bit::BLOCK;
 
@@ -117,12 +115,6 @@ impl Kernel<AdamW8bit> for Cpu {
                 layout.strides
             ));
         }
-        match (outputs[0].dtype, g.dtype) {
-            (DType::F32, DType::F32) => update::<f32, f32>(op, g, outputs),
-            (DType::F32, DType::BF16) => update::<f32, bf16>(op, g, outputs),
-            (DType::BF16, DType::F32) => update::<bf16, f32>(op, g, outputs),
-            (DType::BF16, DType::BF16) => update::<bf16, bf16>(op, g, outputs),
-            (p, g) => unreachable!("the operation's rule lets no {p} with {g} through"),
-        }
+        parameter_type!(outputs[0].dtype, P => parameter_type!(g.dtype, G => update::<P, G>(op, g, outputs)))
     }
 }

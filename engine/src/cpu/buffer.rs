@@ -16,9 +16,11 @@ use crate::{Cpu, Element, Error, Input, Output, Result};
 
 /// Alignment of pooled buffers: a cache line, and the widest vector.
 const ALIGN: usize = 64;
-/// Blocks of at least this size are maps of their own, in huge pages where the system has them: streaming a weight
-/// then crosses one page border in 2 MiB instead of 512.
-const MAPPED: usize = 2 << 20;
+/// Blocks of at least this size are maps of their own: given back, they are the system's at once, where an allocator's
+/// heap would stay as large as it ever was.
+const MAPPED: usize = 128 << 10;
+/// Blocks of at least this size ask for huge pages: streaming a weight then crosses one page border in 2 MiB, not 512.
+const HUGE: usize = 2 << 20;
 
 /// Memory of one size class, all of it initialised: zeroed when it came from the system.
 enum Block {
@@ -35,9 +37,11 @@ impl Block {
     fn new(class: usize) -> Option<Self> {
         if class >= MAPPED {
             let map = MmapMut::map_anon(class).ok()?;
-            // A wish: without huge pages the block is as good, only slower.
             #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
+            if class >= HUGE {
+                // A wish: without huge pages the block is as good, only slower.
+                let _ = map.advise(memmap2::Advice::HugePage);
+            }
             return Some(Self::Map(map));
         }
         // SAFETY: the layout has a size of at least ALIGN.

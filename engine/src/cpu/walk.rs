@@ -153,6 +153,24 @@ macro_rules! float_type {
 }
 pub(super) use float_type;
 
+/// Chooses the Rust type of a parameter or gradient, which optimisers keep in f32 or bf16.
+macro_rules! parameter_type {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            $crate::DType::BF16 => {
+                type $t = half::bf16;
+                $body
+            }
+            other => unreachable!("the operation's rule lets no {other} through"),
+        }
+    };
+}
+pub(super) use parameter_type;
+
 /// Chooses the Rust type of any dtype.
 macro_rules! any_type {
     ($dtype:expr, $t:ident => $body:expr) => {

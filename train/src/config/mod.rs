@@ -6,7 +6,7 @@ mod data;
 mod sections;
 pub mod suggest;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,25 @@ const fn default_seed() -> u64 {
     42
 }
 
+/// Leaves out `NAME/..` where NAME is a real folder, so that `configs/experiments/../../runs` reads `runs`. After a link
+/// `..` means another place, so that stays.
+fn tidy(path: &Path) -> PathBuf {
+    let mut tidy = PathBuf::new();
+    for part in path.components() {
+        let folder = || tidy.symlink_metadata().is_ok_and(|m| m.is_dir());
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(tidy.components().next_back(), Some(Component::Normal(_))) && folder() =>
+            {
+                tidy.pop();
+            }
+            part => tidy.push(part),
+        }
+    }
+    if tidy.as_os_str().is_empty() { ".".into() } else { tidy }
+}
+
 impl TrainConfig {
     /// Reads a configuration. `overrides` are `(key, value)` pairs such as `("training.epochs", "3")`; a value
     /// that is no TOML is taken as a string.
@@ -116,7 +135,7 @@ impl TrainConfig {
 
     /// Makes paths independent of the file's folder and fills in what depends on other keys.
     fn resolve(&mut self, folder: &Path) {
-        let join = |path: &mut PathBuf| *path = folder.join(&*path);
+        let join = |path: &mut PathBuf| *path = tidy(&folder.join(&*path));
         join(&mut self.out);
         join(&mut self.data.root);
         let usual = if self.lora.is_some() { OptimizerKind::Adamw8bit } else { OptimizerKind::Adamw };
