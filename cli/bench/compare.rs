@@ -1,5 +1,6 @@
 //! `bench compare`: what a change did.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -89,9 +90,9 @@ pub(crate) fn run(args: &CompareArgs, global: &Global) -> Result<ExitCode> {
         ];
         let mut text = output::table(&head, &report.cells());
         for line in &report.left_out {
-            text += &format!("left out: {line}\n");
+            let _ = writeln!(text, "left out: {line}");
         }
-        text += &format!("\n{}.\n", report.note());
+        let _ = writeln!(text, "\n{}.", report.note());
         output::text(&text)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `bench machine`: the ceilings of this device.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ pub(crate) struct MachineArgs {
     /// Two seconds instead of ten: fewer working sets, shorter trials
     #[arg(long)]
     quick: bool,
-    /// Keep the figures in this file [default: $ROENTGEN_MACHINE, else a file in the user's cache folder]
+    /// Keep the figures in this file [default: `$ROENTGEN_MACHINE`, else a file in the user's cache folder]
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
 }
@@ -66,8 +67,9 @@ fn text(machine: &Machine) -> String {
         &rows,
     );
     let micro = |seconds: f64| format!("{:.2} µs", seconds * 1e6);
-    text += &format!(
-        "\nfork and join {} (best {})\nsmallest operation {} (best {})\n",
+    let _ = writeln!(
+        text,
+        "\nfork and join {} (best {})\nsmallest operation {} (best {})",
         micro(machine.fork_join.typical),
         micro(machine.fork_join.best),
         micro(machine.launch.typical),

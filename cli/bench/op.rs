@@ -23,7 +23,7 @@ use crate::output;
 /// Example: roentgen bench op attention --model smolvlm-256m --html attention.html
 #[derive(Debug, clap::Args)]
 pub(crate) struct OpArgs {
-    /// An operation by its name in traces (attention, matmul, linear_nf4, …), or `all`
+    /// An operation by its name in traces (`attention`, `matmul`, `linear_nf4`, …), or `all`
     name: String,
     /// The model whose shapes count: smolvlm-256m, smolvlm, smollm2-135m, smollm2-1.7b, vicuna-7b, …, or a config.json
     #[arg(long, value_name = "MODEL", conflicts_with = "shape")]

@@ -136,7 +136,7 @@ impl Application {
     ///
     /// # Errors
     /// If they break the operation's rule.
-    pub fn on(&self, inputs: Vec<Tensor>) -> Result<Self> {
+    pub fn on(&self, inputs: &[Tensor]) -> Result<Self> {
         let inputs: Vec<Tensor> = inputs.iter().map(Tensor::detach).collect();
         let other = Self { inputs, ..self.clone() };
         other.output_specs()?;
@@ -186,7 +186,7 @@ where
 mod tests {
     use super::*;
     use crate::ops::{AdamW, MatMul};
-    use crate::{DType, Device};
+    use crate::Device;
 
     fn tensor(values: &[f32], dims: &[usize]) -> Tensor {
         Tensor::from_slice(values, dims, &Device::cpu()).unwrap()
@@ -206,7 +206,7 @@ mod tests {
         for case in [case, &copy] {
             assert_eq!(case.run().unwrap()[0].to_vec::<f32>().unwrap(), y.to_vec::<f32>().unwrap());
         }
-        assert!(case.on(vec![a.clone()]).is_err());
+        assert!(case.on(std::slice::from_ref(&a)).is_err());
         assert!(capture(|| ()).1.is_empty(), "nothing is kept after the end");
     }
 

@@ -17,7 +17,7 @@ fn burst(isa: Isa, dtype: DType) -> Option<Burst> {
     match (isa, dtype) {
         (Isa::Portable, DType::F32) => Some(portable),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY (of each): the caller names only paths that `Isa::detect` found, which implies the features.
+        // SAFETY: the caller names only paths that `Isa::detect` found, which implies the features.
         (Isa::Avx2, DType::F32) => Some(|n| unsafe { fma256(n) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.

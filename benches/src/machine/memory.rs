@@ -1,4 +1,4 @@
-//! Bandwidth by working set: reading, and the triad of STREAM (McCalpin 1995).
+//! Bandwidth by working set: reading, and the triad of `STREAM` (`McCalpin` 1995).
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -277,6 +277,9 @@ mod tests {
         assert!(levels.iter().all(|l| l.read > 1e7 && l.triad > 1e7), "{levels:?}");
     }
 
+    #[repr(align(64))]
+    struct Aligned([f32; 64]);
+
     #[test]
     fn every_float_is_read_once_and_written_once() {
         let n = 4 * (3 * STEP + LINE);
@@ -287,8 +290,6 @@ mod tests {
             assert_eq!(fold(read(&values, streams)), want, "{streams}");
             assert_eq!(fold(read_portable(&values, streams)), want, "{streams}");
         }
-        #[repr(align(64))]
-        struct Aligned([f32; 64]);
         let mut a = Aligned([0.0; 64]);
         for around in [false, true] {
             a.0.fill(0.0);

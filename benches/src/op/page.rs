@@ -14,8 +14,8 @@ use crate::record::{Row, Run};
 use crate::stats::Summary;
 
 /// The table is wider than those of scores.
-const STYLE: &str = "body{max-width:76rem}.roentgen-plot{width:100%}td,th{padding:.2rem .55rem;font-size:.86rem;\
-white-space:nowrap}td.wrap{white-space:normal;min-width:13rem}.by{color:var(--soft);font-size:.85em}";
+const STYLE: &str = "body{max-width:82rem}.roentgen-plot{width:100%}td,th{padding:.2rem .55rem;font-size:.86rem;\
+white-space:nowrap}td.wrap{white-space:normal;min-width:11rem}.by{color:var(--soft);font-size:.85em}";
 
 /// A page that needs nothing else: the roofline with every case a point, the table, where the time of a whole model
 /// goes, and, where earlier runs are given, each case's history.
@@ -112,7 +112,7 @@ fn table(rows: &[(&Row, Details)]) -> String {
         let whole = cells.len() == HEAD.len();
         for (c, cell) in cells.iter().enumerate() {
             let class = match c {
-                1 => " class=\"wrap\"",
+                0 | 1 => " class=\"wrap\"",
                 c if WORDS.contains(&c) || !whole => "",
                 _ => " class=\"n\"",
             };

@@ -135,7 +135,7 @@ pub fn text(run: &Run) -> String {
         three(ceilings.flops(engine::DType::BF16) / 1e9),
         three(ceilings.memory() / 1e9),
     );
-    text.push_str(&if wrong == 0 { ".\n".into() } else { format!(", {wrong} cases do not.\n") });
+    let _ = if wrong == 0 { writeln!(text, ".") } else { writeln!(text, ", {wrong} cases do not.") };
     text
 }
 

@@ -71,7 +71,7 @@ impl Weight<'_> {
     fn at(&self, row: usize, column: usize) -> f64 {
         let at = row * self.columns + column;
         let byte = self.tensors[0].element(at / 2) as usize;
-        let code = if at % 2 == 0 { byte >> 4 } else { byte & 15 };
+        let code = if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
         let block = at / self.format.block;
         let absmax = self.tensors[1].element(block);
         let scale = match self.format.nested {
