@@ -1,6 +1,8 @@
 //! `roentgen bench`: the machine, operations and models against it, runs against runs, rivals.
 
+mod compare;
 mod machine;
+mod op;
 
 use std::process::ExitCode;
 
@@ -19,10 +21,14 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 enum BenchCommand {
     Machine(machine::MachineArgs),
+    Op(op::OpArgs),
+    Compare(compare::CompareArgs),
 }
 
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode> {
     match &args.command {
         BenchCommand::Machine(args) => machine::run(args, global),
+        BenchCommand::Op(args) => op::run(args, global),
+        BenchCommand::Compare(args) => compare::run(args, global),
     }
 }

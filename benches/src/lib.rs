@@ -5,12 +5,16 @@
 //! |---|---|
 //! | [`machine`] | peak arithmetic, bandwidth by working set, latencies; kept under a fingerprint of the device |
 //! | [`stats`] | repeats, medians, and verdicts that know their noise |
+//! | [`op`] | single operations by the shapes of models: checked, timed, held against the roofline |
+//! | [`compare`] | two programs in turns, or a run against an earlier one |
 //! | [`record`] | the file format of a run |
 //!
 //! Nothing here knows what an operation costs: that it says itself ([`engine::Op::cost`]).
 
+pub mod compare;
 mod error;
 pub mod machine;
+pub mod op;
 pub mod record;
 pub mod stats;
 

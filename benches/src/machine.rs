@@ -21,6 +21,7 @@ use engine::cpu::isa::Isa;
 use serde::{Deserialize, Serialize};
 
 pub use fingerprint::Fingerprint;
+pub(crate) use store::cache_folder;
 pub use store::default_path;
 
 /// How long to measure.
@@ -90,6 +91,8 @@ pub enum Bound {
     Compute,
     /// Bandwidth.
     Memory,
+    /// Neither: it has less work than the smallest operation takes time ([`Machine::bound`]).
+    Latency,
 }
 
 impl Machine {
@@ -134,6 +137,11 @@ impl Machine {
         *self != before
     }
 
+    /// What holds work back that the roofline allows `least` seconds on side `side`.
+    pub fn bound(&self, least: f64, side: Bound) -> Bound {
+        if least < self.launch.typical { Bound::Latency } else { side }
+    }
+
     /// What a kernel is held against: the best path of the machine.
     pub fn ceilings(&self) -> Ceilings {
         let of = |dtype: &str| {
@@ -142,11 +150,11 @@ impl Machine {
         };
         // A kernel may widen bf16 and multiply in f32 (products are exact), so its peak is at least that.
         let f32 = of(DType::F32.name());
-        let mut levels: Vec<(usize, f64)> =
-            self.levels.iter().map(|l| (l.bytes, l.read.max(l.triad))).collect();
+        let mut levels = self.levels.clone();
         // A larger set cannot be faster than a smaller one: where it seems so, the smaller one had a bad day.
         for i in (1..levels.len()).rev() {
-            levels[i - 1].1 = levels[i - 1].1.max(levels[i].1);
+            levels[i - 1].read = levels[i - 1].read.max(levels[i].read);
+            levels[i - 1].triad = levels[i - 1].triad.max(levels[i].triad);
         }
         Ceilings { f32, bf16: of(DType::BF16.name()).max(f32), levels }
     }
@@ -164,9 +172,12 @@ impl Machine {
 pub struct Ceilings {
     f32: f64,
     bf16: f64,
-    /// Working set and bandwidth, falling.
-    levels: Vec<(usize, f64)>,
+    /// By rising working set; bandwidths fall.
+    levels: Vec<Level>,
 }
+
+/// Share of a triad's traffic that is written.
+const TRIAD_WRITES: f64 = 1.0 / 3.0;
 
 impl Ceilings {
     /// Peak operations a second on elements of `dtype`; types without products of their own count as f32.
@@ -174,26 +185,33 @@ impl Ceilings {
         if dtype == DType::BF16 { self.bf16 } else { self.f32 }
     }
 
-    /// Peak bytes a second for a working set of `bytes`: that of the largest measured set that is not larger.
-    pub fn bandwidth(&self, bytes: usize) -> f64 {
-        let fitting = self.levels.iter().rev().find(|l| l.0 <= bytes);
-        fitting.or(self.levels.first()).map_or(0.0, |l| l.1)
+    /// Peak bytes a second for a working set of `bytes` of which the share `written` is written: that of the largest
+    /// measured set that is not larger. Reading and the triad are the ends, with a straight line between: caches and
+    /// memory take stores beside loads, so a mix may be faster than either.
+    pub fn bandwidth(&self, bytes: usize, written: f64) -> f64 {
+        let fitting = self.levels.iter().rev().find(|l| l.bytes <= bytes);
+        fitting.or(self.levels.first()).map_or(0.0, |l| {
+            let mixed = (written / TRIAD_WRITES).clamp(0.0, 1.0);
+            l.read + mixed * (l.triad.max(l.read) - l.read)
+        })
     }
 
-    /// Peak bytes a second from memory: of the largest measured set.
+    /// Peak bytes a second read from memory: of the largest measured set.
     pub fn memory(&self) -> f64 {
-        self.levels.last().map_or(0.0, |l| l.1)
+        self.levels.last().map_or(0.0, |l| l.read)
     }
 
-    /// Working sets and their peak bytes a second, by rising set.
-    pub fn levels(&self) -> &[(usize, f64)] {
+    /// Working sets with their peak bytes a second, by rising set.
+    pub fn levels(&self) -> &[Level] {
         &self.levels
     }
 
     /// Least seconds for this work on elements of `dtype` with a working set of `bytes`, and what sets them.
     pub fn least_seconds(&self, cost: &engine::Cost, dtype: DType, bytes: usize) -> (f64, Bound) {
         let compute = cost.flops as f64 / self.flops(dtype);
-        let memory = (cost.read + cost.written) as f64 / self.bandwidth(bytes);
+        let traffic = (cost.read + cost.written) as f64;
+        let written = if traffic > 0.0 { cost.written as f64 / traffic } else { 0.0 };
+        let memory = traffic / self.bandwidth(bytes, written);
         if compute >= memory { (compute, Bound::Compute) } else { (memory, Bound::Memory) }
     }
 
@@ -224,7 +242,11 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn invented() -> Machine {
-        let peak = |isa: Isa, dtype: DType, flops| Peak { isa: isa.name().into(), dtype: dtype.name().into(), flops };
+        let peak = |isa: Isa, dtype: DType, flops| Peak {
+            isa: isa.name().into(),
+            dtype: dtype.name().into(),
+            flops,
+        };
         let level = |bytes, read, triad| Level { bytes, read, triad };
         let latency = Latency { best: 1e-6, typical: 2e-6 };
         Machine {
@@ -245,9 +267,10 @@ pub(crate) mod tests {
     fn the_roof_has_two_sides() {
         let c = invented().ceilings();
         assert_eq!((c.flops(DType::F32), c.flops(DType::BF16), c.flops(DType::U8)), (1e11, 2e11, 1e11));
-        assert_eq!(c.bandwidth(1 << 30), 4e10);
-        assert_eq!(c.bandwidth((1 << 20) + 1), 2e11);
-        assert_eq!(c.bandwidth(1), 9e11, "smaller than every set: the fastest");
+        assert_eq!(c.bandwidth(1 << 30, 0.5), 4e10, "the triad had a bad day");
+        assert_eq!((c.bandwidth((1 << 20) + 1, 0.0), c.bandwidth(1 << 20, 1.0 / 3.0)), (1e11, 2e11));
+        assert!((c.bandwidth(1 << 20, 1.0 / 6.0) - 1.5e11).abs() < 1.0);
+        assert_eq!(c.bandwidth(1, 1.0), 9e11, "smaller than every set: the fastest");
         let cost = |flops, read| engine::Cost { flops, read, written: 0 };
         let (s, by) = c.least_seconds(&cost(1_000_000, 4_000), DType::F32, 1 << 30);
         assert_eq!((s, by), (1e-5, Bound::Compute));
@@ -268,7 +291,7 @@ pub(crate) mod tests {
         assert!(!machine.raise(&better));
         better.levels[2].read = 5e11;
         machine.raise(&better);
-        assert_eq!(machine.ceilings().bandwidth(1 << 21), 5e11, "as fast as the larger set at least");
+        assert_eq!(machine.ceilings().bandwidth(1 << 21, 0.0), 5e11, "as fast as the larger set at least");
     }
 
     #[test]

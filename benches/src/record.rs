@@ -117,8 +117,11 @@ impl Program {
     /// The program that runs.
     pub fn this() -> Result<Self> {
         let path = std::env::current_exe();
-        let path =
-            path.map_err(|source| Error::Io { path: "roentgen".into(), action: "find this program", source })?;
+        let path = path.map_err(|source| Error::Io {
+            path: "roentgen".into(),
+            action: "find this program",
+            source,
+        })?;
         Self::at(&path)
     }
 
@@ -133,7 +136,11 @@ impl Program {
             word[..chunk.len()].copy_from_slice(chunk);
             (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x0100_0000_01b3).rotate_left(29)
         });
-        Ok(Self { version: env!("CARGO_PKG_VERSION").into(), path: path.into(), digest: format!("{digest:016x}") })
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            path: path.into(),
+            digest: format!("{digest:016x}"),
+        })
     }
 
     /// Whether the file still holds the program that it was.

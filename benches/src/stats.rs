@@ -110,16 +110,50 @@ pub fn paired(turns: &[(f64, f64)]) -> Comparison {
     Comparison::new(median(&ratios), interval)
 }
 
-/// Runs at different times: seconds of each side. The statistic is the ratio of the medians. `drift` is by what factor
+/// One earlier run against several of another program: one median each. Each new run shows how much a run differs from
+/// the next (layout of memory, neighbours), which repeats within a run do not; the base is taken for one more of that
+/// spread. The interval is Student's for the difference of one value and a mean, in logarithms, widened by `drift` as in
+/// [`unpaired`].
+pub fn one_against_many(base: f64, new: &[f64], drift: f64) -> Comparison {
+    let logs: Vec<f64> = new.iter().map(|x| x.ln()).collect();
+    let n = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / n;
+    let speedup = base / mean.exp();
+    if new.len() < LEAST || !speedup.is_finite() {
+        return Comparison::new(speedup, None);
+    }
+    let variance = logs.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0);
+    let half = student(new.len() - 1) * (variance * (1.0 + 1.0 / n)).sqrt();
+    let drift = at_least_one(drift);
+    Comparison::new(speedup, Some(Interval { low: speedup / half.exp() / drift, high: speedup * half.exp() * drift }))
+}
+
+/// The factor or its inverse, whichever is above 1; infinite if it is no number.
+fn at_least_one(drift: f64) -> f64 {
+    if drift.is_finite() { drift.max(1.0 / drift.max(1e-9)).max(1.0) } else { f64::INFINITY }
+}
+
+/// Student's t that leaves 2.5 % on each side, for so many degrees of freedom.
+fn student(freedom: usize) -> f64 {
+    const T: [f64; 15] =
+        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131];
+    // Beyond the table Cornish and Fisher's first terms around the normal quantile, good to three digits.
+    let z: f64 = 1.959_964;
+    let tail = || z + (z.powi(3) + z) / (4.0 * freedom as f64);
+    freedom.checked_sub(1).map_or(f64::INFINITY, |i| T.get(i).copied().unwrap_or_else(tail))
+}
+
+/// Independent runs at different times: one median of each run, both sides. The statistic is the ratio of the medians. `drift` is by what factor
 /// the machine itself may have changed in between (1 for not at all); the interval is widened by it on both sides.
 pub fn unpaired(base: &[f64], new: &[f64], drift: f64) -> Comparison {
-    let of = |values: &[f64], picked: &[usize]| median(&picked.iter().map(|&i| values[i]).collect::<Vec<_>>());
+    let of =
+        |values: &[f64], picked: &[usize]| median(&picked.iter().map(|&i| values[i]).collect::<Vec<_>>());
     let interval = if base.len().min(new.len()) >= LEAST {
         BOOTSTRAP.interval_of(&[base.len(), new.len()], |drawn| of(base, &drawn[0]) / of(new, &drawn[1]))
     } else {
         None
     };
-    let drift = if drift.is_finite() { drift.max(1.0 / drift.max(1e-9)).max(1.0) } else { f64::INFINITY };
+    let drift = at_least_one(drift);
     let interval = interval.map(|i| Interval { low: i.low / drift, high: i.high * drift });
     Comparison::new(median(base) / median(new), interval)
 }
@@ -180,7 +214,8 @@ mod tests {
     #[test]
     fn a_real_change_is_seen_and_none_is_not() {
         let mut rng = Rng::new(7);
-        let (base, same, quick) = (noisy(&mut rng, 1.0, 60), noisy(&mut rng, 1.0, 60), noisy(&mut rng, 0.9, 60));
+        let (base, same, quick) =
+            (noisy(&mut rng, 1.0, 60), noisy(&mut rng, 1.0, 60), noisy(&mut rng, 0.9, 60));
         assert_eq!(unpaired(&base, &quick, 1.0).verdict, Verdict::Faster);
         assert_eq!(unpaired(&quick, &base, 1.0).verdict, Verdict::Slower);
         let none = unpaired(&base, &same, 1.0);
@@ -206,6 +241,24 @@ mod tests {
         assert!((seen.speedup - 1.0 / 0.97).abs() < 0.01);
         let (base, new): (Vec<f64>, Vec<f64>) = turns.into_iter().unzip();
         assert_eq!(unpaired(&base, &new, 1.0).verdict, Verdict::NoDifferenceSeen);
+    }
+
+    #[test]
+    fn one_run_is_judged_by_the_spread_of_others() {
+        let mut rng = Rng::new(5);
+        let mut run = |center: f64| center * (1.0 + 0.04 * (rng.uniform() - 0.5));
+        let mut alarms = 0;
+        for _ in 0..200 {
+            let new: Vec<f64> = (0..8).map(|_| run(1.0)).collect();
+            let none = one_against_many(run(1.0), &new, 1.0);
+            alarms += usize::from(none.verdict != Verdict::NoDifferenceSeen);
+            let seen = one_against_many(run(1.2), &new, 1.0);
+            assert_eq!(seen.verdict, Verdict::Faster, "{seen:?}");
+            assert_eq!(one_against_many(run(1.2), &new, 1.4).verdict, Verdict::NoDifferenceSeen);
+        }
+        assert!(alarms <= 20, "{alarms} of 200 at a level of 5 %");
+        assert_eq!(one_against_many(1.0, &[1.0; 3], 1.0).verdict, Verdict::TooFew);
+        assert!((student(7) - 2.365).abs() < 1e-9 && (student(40) - 2.021).abs() < 2e-3);
     }
 
     #[test]

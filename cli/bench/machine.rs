@@ -44,7 +44,8 @@ pub(crate) fn run(args: &MachineArgs, global: &Global) -> Result<ExitCode> {
 
 fn text(machine: &Machine) -> String {
     let f = &machine.fingerprint;
-    let mut text = format!("{} ({}), {} threads, {}, kernel {}\n\n", f.cpu, f.revision, f.threads, f.isa, f.kernel);
+    let mut text =
+        format!("{} ({}), {} threads, {}, kernel {}\n\n", f.cpu, f.revision, f.threads, f.isa, f.kernel);
     let rows: Vec<Vec<String>> = machine
         .peaks
         .iter()

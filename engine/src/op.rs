@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::autograd::{self, GradContext};
 use crate::backend::{Compiled, Device, Offers, Placed};
+use crate::capture;
 use crate::error::{Error, Result, rule};
 use crate::layout::{Dims, Layout};
 use crate::{DType, Tensor, profile};
@@ -148,6 +149,7 @@ where
         let targets: Vec<Placed<'_>> = outputs.iter().map(Tensor::placed).collect();
         Compiled::dispatch(&device, &op, &placed, &targets)?;
     }
+    capture::keep(&op, &[], inputs);
     Ok(autograd::record(op, inputs, outputs))
 }
 
@@ -209,6 +211,7 @@ where
     let placed: Vec<Placed<'_>> = inputs.iter().map(|t| t.placed()).collect();
     let outputs: Vec<Placed<'_>> = targets.iter().map(|t| t.placed()).collect();
     Compiled::dispatch(&device, &op, &placed, &outputs)?;
+    capture::keep(&op, targets, inputs);
     for target in targets {
         target.storage().version.fetch_add(1, Ordering::AcqRel);
     }

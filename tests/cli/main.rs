@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, how it ends, and what it does with broken input.
 
 mod batch;
+mod bench;
 mod eval;
 mod general;
 mod generate;

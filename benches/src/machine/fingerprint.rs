@@ -44,7 +44,10 @@ impl Fingerprint {
             cpu: value("model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
             revision: format!("{}/{}/{}", part("cpu family"), part("model"), part("stepping")),
             isa: isa::Isa::detect().name().into(),
-            flags: format!("{:016x}", fnv1a(value("flags").or(value("Features")).unwrap_or_default().as_bytes())),
+            flags: format!(
+                "{:016x}",
+                fnv1a(value("flags").or(value("Features")).unwrap_or_default().as_bytes())
+            ),
             threads: threads::threads(),
             caches,
             kernel: kernel.trim().to_owned(),
@@ -55,7 +58,8 @@ impl Fingerprint {
     pub fn last_cache(&self) -> usize {
         let bytes = |text: &String| {
             let size = text.rsplit(' ').next()?;
-            let (digits, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
+            let (digits, unit) =
+                size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
             let shift = match unit {
                 "K" => 10,
                 "M" => 20,
@@ -101,9 +105,9 @@ fn caches() -> Vec<String> {
 
 /// Fowler, Noll and Vo's hash: short, and the same on every machine.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -14,11 +14,19 @@ const MOST_BYTES: u64 = 1 << 20;
 /// `$ROENTGEN_MACHINE`, else a file for this fingerprint in `$XDG_CACHE_HOME/roentgen` (`~/.cache/roentgen`); `None`
 /// where there is no home folder either.
 pub fn default_path() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    set(VARIABLE).or_else(|| {
-        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
-        Some(cache.join("roentgen").join(format!("machine-{}.json", Fingerprint::here().digest())))
-    })
+    set(VARIABLE)
+        .or_else(|| Some(cache_folder()?.join(format!("machine-{}.json", Fingerprint::here().digest()))))
+}
+
+/// `$XDG_CACHE_HOME/roentgen`, or `~/.cache/roentgen`.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(cache.join("roentgen"))
+}
+
+/// A path from the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
 }
 
 impl Machine {
