@@ -2,3 +2,5 @@
 //! rivals, and profiles of any command. `roentgen bench` and `roentgen profile` show what this crate finds.
 //!
 //! Nothing here knows an operation by name: what an operation costs it says itself ([`engine::Op::cost`]).
+
+pub mod profile;
