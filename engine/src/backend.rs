@@ -188,7 +188,7 @@ struct DeviceInner {
 impl Device {
     /// A device of its own around `backend`.
     pub fn new<B: Backend>(backend: B) -> Self {
-        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::default() }))
+        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::new(B::NAME) }))
     }
 
     /// The processor. One per process.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use engine::ops::RopeKind;
+use engine::profile::module;
 use engine::{DType, Device, Tensor, checkpoint};
 
 use crate::config::TextConfig;
@@ -29,6 +30,7 @@ impl Names {
 
 /// The decoder with its embedding and head.
 pub struct Llama {
+    path: &'static str,
     config: TextConfig,
     rope: RopeKind,
     /// `[vocabulary, hidden]`
@@ -41,6 +43,7 @@ pub struct Llama {
 }
 
 struct Layer {
+    path: String,
     index: usize,
     input_layernorm: RmsNorm,
     attention: Attention,
@@ -49,6 +52,7 @@ struct Layer {
 }
 
 struct Attention {
+    path: String,
     q: Linear,
     k: Linear,
     v: Linear,
@@ -61,6 +65,7 @@ struct Attention {
 }
 
 struct Mlp {
+    path: String,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -152,7 +157,16 @@ impl Llama {
         } else {
             Linear::load(loader, names.head, h, config.vocab_size, false)?
         };
-        Ok(Self { config: config.clone(), rope, embed_tokens, layers, norm, head, checkpointing: false })
+        Ok(Self {
+            path: prefix,
+            config: config.clone(),
+            rope,
+            embed_tokens,
+            layers,
+            norm,
+            head,
+            checkpointing: false,
+        })
     }
 
     /// The sizes.
@@ -186,6 +200,7 @@ impl Llama {
 
     /// Embeddings `[batch, n, hidden]` of token ids.
     pub fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor> {
+        let _module = module(self.path);
         let n = ids.len() / batch.max(1);
         if ids.len() != batch * n || batch == 0 {
             return Err(Error::Input(format!(
@@ -199,6 +214,7 @@ impl Llama {
     /// Hidden states after the final norm, `[batch, new, hidden]`, from embeddings of that shape. With a
     /// cache the new tokens follow the cached ones.
     pub fn forward(&self, embeds: &Tensor, places: &Places, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        let _module = module(self.path);
         let new = embeds.dim(1)?;
         let seen = cache.as_ref().map_or(0, |c| c.len);
         if let Some(cache) = &cache
@@ -258,9 +274,11 @@ impl Layer {
         let attn = format!("{name}.self_attn");
         let mlp = format!("{name}.mlp");
         Ok(Self {
+            path: name.to_owned(),
             index,
             input_layernorm: RmsNorm::load(loader, &format!("{name}.input_layernorm"), h, eps)?,
             attention: Attention {
+                path: attn.clone(),
                 q: Linear::load(loader, &format!("{attn}.q_proj"), h, q, false)?,
                 k: Linear::load(loader, &format!("{attn}.k_proj"), h, kv, false)?,
                 v: Linear::load(loader, &format!("{attn}.v_proj"), h, kv, false)?,
@@ -278,6 +296,7 @@ impl Layer {
                 eps,
             )?,
             mlp: Mlp {
+                path: mlp.clone(),
                 gate: Linear::load(loader, &format!("{mlp}.gate_proj"), h, inter, false)?,
                 up: Linear::load(loader, &format!("{mlp}.up_proj"), h, inter, false)?,
                 down: Linear::load(loader, &format!("{mlp}.down_proj"), inter, h, false)?,
@@ -286,6 +305,7 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, places: &Places, cache: Option<&Cache>) -> Result<Tensor> {
+        let _module = module(&self.path);
         let i = self.index;
         let normed = self.input_layernorm.forward(x)?;
         stage(|| format!("text.layer{i}.input_layernorm"), &normed);
@@ -300,6 +320,7 @@ impl Layer {
 
 impl Attention {
     fn forward(&self, x: &Tensor, places: &Places, cache: Option<&Cache>, layer: usize) -> Result<Tensor> {
+        let _module = module(&self.path);
         let (b, s, d) = (x.dim(0)?, x.dim(1)?, self.head_dim);
         let split = |y: Tensor, heads| y.reshape(&[b, s, heads, d]);
         let q = split(self.q.forward(x)?, self.heads)?.rope(&places.positions, self.theta, self.rope)?;
@@ -320,6 +341,7 @@ impl Attention {
 
 impl Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let _module = module(&self.path);
         let hidden = self.gate.forward(x)?.gated_silu(&self.up.forward(x)?)?;
         Ok(self.down.forward(&hidden)?)
     }

@@ -76,7 +76,45 @@ pub use view::View;
 pub use write::Write;
 
 use crate::error::{Result, rule};
-use crate::op::Spec;
+use crate::op::{Op, Spec};
+
+/// Names of all operations that have kernels.
+pub const NAMES: [&str; 34] = [
+    AdamW::NAME,
+    AdamW8bit::NAME,
+    Affine::NAME,
+    Argmax::NAME,
+    Attention::NAME,
+    AttentionGrad::NAME,
+    Binary::NAME,
+    Cast::NAME,
+    Concat::NAME,
+    CrossEntropy::NAME,
+    CrossEntropyGrad::NAME,
+    DequantizeBlockwise::NAME,
+    Dropout::NAME,
+    Embedding::NAME,
+    EmbeddingGrad::NAME,
+    GatedSilu::NAME,
+    GatedSiluGrad::NAME,
+    Gelu::NAME,
+    GeluGrad::NAME,
+    LayerNorm::NAME,
+    LayerNormGrad::NAME,
+    LinearNf4::NAME,
+    LinearNf4Grad::NAME,
+    MatMul::NAME,
+    QuantizeBlockwise::NAME,
+    Reduce::NAME,
+    RmsNorm::NAME,
+    RmsNormGrad::NAME,
+    Rope::NAME,
+    ScatterRows::NAME,
+    Sgd::NAME,
+    TopK::NAME,
+    Unary::NAME,
+    Write::NAME,
+];
 
 /// Checks that an operation got `n` tensors.
 pub(crate) fn arity(op: &'static str, inputs: &[Spec], n: usize) -> Result<()> {

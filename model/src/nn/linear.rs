@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use engine::profile::module;
 use engine::{DType, Quantized, Tensor, ops};
 
 use crate::error::Result;
@@ -142,6 +143,7 @@ impl Linear {
 
     /// `x [rows…, in]` to `[rows…, out]`, in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        let _module = module(&self.path);
         let input = self.compute.map_or_else(|| Ok(x.clone()), |dtype| x.to_dtype(dtype))?;
         let y = match self.attached() {
             None => self.weight.apply(&input, self.bias.as_ref())?,
