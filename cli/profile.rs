@@ -8,8 +8,10 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use bench::profile::{Profile, write_trace};
-use engine::profile::Recorder;
+use bench::machine::{Machine, default_path};
+use bench::profile::{Profile, Roofline, write_trace};
+use engine::profile::{Operation, Recorder};
+use engine::{Backend, Cpu, DType};
 
 use crate::global::Global;
 use crate::{Command, interrupt, output};
@@ -93,7 +95,17 @@ impl Ending {
 
     fn write_now(&self) -> Result<()> {
         let recording = self.recorder.take();
-        let profile = Profile::new(&self.title, &recording, None);
+        // Without them the tables lack a column; the profile is worth keeping all the same.
+        let ceilings = Machine::known(default_path().as_deref()).ok().map(|machine| machine.ceilings());
+        let roofline = |op: &Operation| {
+            // The ceilings are the processor's; an operation's traffic is taken for its working set.
+            let dtype = if op.dtype == DType::BF16.name() { DType::BF16 } else { DType::F32 };
+            let bytes = (op.cost.read + op.cost.written) as usize;
+            let least = ceilings.as_ref()?.least_seconds(&op.cost, dtype, bytes).0;
+            (op.device == Cpu::NAME).then_some(least)
+        };
+        let profile =
+            Profile::new(&self.title, &recording, ceilings.as_ref().map(|_| &roofline as Roofline<'_>));
         let trace = |path: &Path| -> std::io::Result<()> {
             let mut file = BufWriter::new(File::create(path)?);
             write_trace(&recording, &self.title, &mut file)?;
