@@ -99,7 +99,13 @@ pub fn required() -> bool {
 /// If it is missing and `REQUIRE_CUDA=1`.
 pub fn load() -> Option<&'static StandIn> {
     static LOADED: OnceLock<Option<StandIn>> = OnceLock::new();
-    LOADED.get_or_init(open).as_ref()
+    let loaded = LOADED.get_or_init(open).as_ref();
+    if loaded.is_none() {
+        let why = "the stand-in driver was not built: no C++ compiler, or not Linux";
+        assert!(!required(), "{why}");
+        println!("SKIP: {why}");
+    }
+    loaded
 }
 
 /// The folder of `libcuda.so.1`; of the build with sanitizers, if this process is to use that (`ROENTGEN_EMULATOR_SANITIZED=1`).
@@ -131,12 +137,7 @@ pub fn sanitizer_environment() -> Option<Vec<(&'static str, String)>> {
 }
 
 fn open() -> Option<StandIn> {
-    let Some(folder) = folder() else {
-        let why = "the stand-in driver was not built: no C++ compiler, or not Linux";
-        assert!(!required(), "{why}");
-        println!("SKIP: {why}");
-        return None;
-    };
+    let folder = folder()?;
     let path = folder.join("libcuda.so.1");
     // SAFETY: the library's initialisers register kernels, nothing else. It stays loaded for the process's life, as cudarc, which finds it
     // by its name because it is loaded, keeps the addresses of its functions.
