@@ -1,13 +1,12 @@
 //! Whole models with random weights: prefill, decode, vision. Prints one JSON line per figure, with the
 //! median, least and greatest of the repeats, in the format of the rivals' scripts in `benches/rivals`.
 //!
-//! `cargo bench --bench model -- [smollm2|smollm2-1.7b|smolvlm] [--dtype bf16|f32] [--nf4] [--repeats N] [--threads N] [--profile]`
-
-#[path = "common/spans.rs"]
-mod spans;
+//! `cargo bench --bench model -- [smollm2|smollm2-1.7b|smolvlm] [--dtype bf16|f32] [--nf4] [--repeats N] [--threads N] [--profile|--overhead]`
 
 use std::time::Instant;
 
+use bench::profile::Profile;
+use engine::profile::Recorder;
 use engine::{DType, Device, QuantConfig, Tensor, no_grad};
 use model::bundle::{Network, network};
 use model::config::{Config, ModelType};
@@ -21,12 +20,21 @@ struct Args {
     /// Linear layers in NF4 with double quantisation, but for the head.
     nf4: bool,
     repeats: usize,
-    /// Print the time of each operation instead of the figure.
+    /// Print where the time goes instead of the figure.
     profile: bool,
+    /// Print what recording costs instead of the figure: pairs with and without it, in turns.
+    overhead: bool,
 }
 
 fn args() -> Args {
-    let mut args = Args { what: "all".into(), dtype: DType::BF16, nf4: false, repeats: 7, profile: false };
+    let mut args = Args {
+        what: "all".into(),
+        dtype: DType::BF16,
+        nf4: false,
+        repeats: 7,
+        profile: false,
+        overhead: false,
+    };
     let mut given = std::env::args().skip(1).filter(|a| a != "--bench");
     while let Some(arg) = given.next() {
         let mut value = || given.next().unwrap_or_else(|| panic!("{arg} takes a value"));
@@ -38,6 +46,7 @@ fn args() -> Args {
             }
             "--nf4" => args.nf4 = true,
             "--profile" => args.profile = true,
+            "--overhead" => args.overhead = true,
             what => args.what = what.into(),
         }
     }
@@ -48,7 +57,12 @@ fn args() -> Args {
 fn figure(name: &str, unit: &str, amount: Option<f64>, args: &Args, mut f: impl FnMut()) {
     f();
     if args.profile {
-        return spans::profile(name, &mut f);
+        let recorder = Recorder::new();
+        recorder.record(f);
+        return println!("{}", Profile::new(name, &recorder.take(), None).to_text());
+    }
+    if args.overhead {
+        return overhead(name, args, &mut f);
     }
     let mut values: Vec<f64> = (0..args.repeats)
         .map(|_| {
@@ -62,6 +76,36 @@ fn figure(name: &str, unit: &str, amount: Option<f64>, args: &Args, mut f: impl 
     let (least, median, most) = (values[0], values[values.len() / 2], values[values.len() - 1]);
     println!(
         "{{\"system\":\"roentgen\",\"what\":\"{name}\",\"dtype\":\"{}\",\"unit\":\"{unit}\",\"median\":{median:.4},\"min\":{least:.4},\"max\":{most:.4},\"n\":{}}}",
+        if args.nf4 { "nf4" } else { args.dtype.name() },
+        args.repeats
+    );
+}
+
+/// Runs `f` with and without a recorder in turns; prints by how much recording is slower.
+fn overhead(name: &str, args: &Args, f: &mut dyn FnMut()) {
+    let mut time = |recorded: bool| {
+        let recorder = Recorder::new();
+        let start = Instant::now();
+        if recorded {
+            recorder.record(&mut *f)
+        } else {
+            f()
+        }
+        (start.elapsed().as_secs_f64(), recorder.take().spans().count())
+    };
+    let mut percents = Vec::new();
+    let mut spans = 0;
+    for i in 0..args.repeats {
+        let first = time(i % 2 == 0);
+        let second = time(i % 2 == 1);
+        let (on, off) = if i % 2 == 0 { (first, second) } else { (second, first) };
+        spans = on.1;
+        percents.push(100.0 * (on.0 / off.0 - 1.0));
+    }
+    percents.sort_by(f64::total_cmp);
+    let (least, median, most) = (percents[0], percents[percents.len() / 2], percents[percents.len() - 1]);
+    println!(
+        "{{\"system\":\"roentgen\",\"what\":\"{name}, overhead of profiling\",\"dtype\":\"{}\",\"unit\":\"%\",\"median\":{median:.2},\"min\":{least:.2},\"max\":{most:.2},\"n\":{},\"spans\":{spans}}}",
         if args.nf4 { "nf4" } else { args.dtype.name() },
         args.repeats
     );
@@ -95,9 +139,6 @@ fn decode(text: &Llama, context: usize, tokens: usize) {
 
 fn main() {
     let args = args();
-    if args.profile {
-        spans::install();
-    }
     let device = Device::cpu();
     let random = |config: &Config| {
         let loader = Loader::random(1, args.dtype, &device);

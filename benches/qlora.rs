@@ -9,12 +9,11 @@
 //!
 //! `benches/rivals/torch_qlora.py` times the same step of PyTorch, PEFT and bitsandbytes.
 
-#[path = "common/spans.rs"]
-mod spans;
-
 use std::path::PathBuf;
 use std::time::Instant;
 
+use bench::profile::Profile;
+use engine::profile::{Recorder, phase};
 use engine::{Cpu, DType, Device, QuantConfig, Result, Rng, Tensor};
 use model::bundle::network;
 use model::config::{Config, PreprocessorConfig, TrainingStep};
@@ -83,9 +82,6 @@ fn resident() -> (u64, u64) {
 
 fn main() -> Result<()> {
     let args = arguments();
-    if args.profile {
-        spans::install();
-    }
     let name = match args.model.as_str() {
         "256m" => "SmolVLM-256M-Instruct",
         "2.2b" => "SmolVLM-Instruct",
@@ -155,6 +151,7 @@ fn main() -> Result<()> {
     let mut step = |number: usize| {
         let _dropout = adapter.dropout().during(number as u64 + 1);
         let begun = Instant::now();
+        let forward_phase = phase("forward");
         let features = model.image_features_in(dtype, &pixels, None).expect("it fits");
         let embeds = model.embed(&ids, 1, Some(&features)).expect("it fits").to_dtype(dtype).expect("floats");
         let hidden = model.text.forward(&embeds, &places, None).expect("it fits");
@@ -168,9 +165,12 @@ fn main() -> Result<()> {
             .expect("it fits");
         drop((features, embeds, hidden, chosen, logits));
         let value = loss.item().expect("a scalar");
+        drop(forward_phase);
         let forward = begun.elapsed().as_secs_f64();
+        let backward_phase = phase("backward");
         let mut gradients = loss.backward().expect("recorded");
         drop(loss);
+        drop(backward_phase);
         let backward = begun.elapsed().as_secs_f64() - forward;
         let norm = optimizer.global_norm(&gradients).expect("f32 gradients");
         optimizer.step(&mut gradients, number + 1, 1e-4, clip_factor(norm, 1.0)).expect("it fits");
@@ -183,7 +183,9 @@ fn main() -> Result<()> {
     // The first one fills pools and caches.
     step(0);
     if args.profile {
-        spans::profile("QLoRA step", &mut || step(1));
+        let recorder = Recorder::new();
+        recorder.record(|| step(1));
+        println!("{}", Profile::new("QLoRA step", &recorder.take(), None).to_text());
         return Ok(());
     }
     (1..=args.steps).for_each(&mut step);

@@ -33,6 +33,11 @@ pub(crate) fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "error: {}", chain(error));
 }
 
+/// Text beside the result, on stderr.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
 /// The texts of an error and its causes, joined; a cause whose text was already said is left out.
 pub(crate) fn chain(error: &anyhow::Error) -> String {
     let mut text = String::new();

@@ -7,6 +7,7 @@
 //! | [`stats`] | repeats, medians, and verdicts that know their noise |
 //! | [`op`] | single operations by the shapes of models: checked, timed, held against the roofline |
 //! | [`compare`] | two programs in turns, or a run against an earlier one |
+//! | [`profile`] | a recording as tables, as a page and as a trace |
 //! | [`record`] | the file format of a run |
 //!
 //! Nothing here knows what an operation costs: that it says itself ([`engine::Op::cost`]).
@@ -15,6 +16,7 @@ pub mod compare;
 mod error;
 pub mod machine;
 pub mod op;
+pub mod profile;
 pub mod record;
 pub mod stats;
 

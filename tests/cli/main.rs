@@ -8,6 +8,7 @@ mod generate;
 mod hostile;
 mod inspect;
 mod kill;
+mod profile;
 mod program;
 mod qlora;
 mod quantize;

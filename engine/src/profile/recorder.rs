@@ -115,6 +115,14 @@ impl Recorder {
 
     /// Runs `f` and listens to this thread meanwhile.
     pub fn record<R>(&self, f: impl FnOnce() -> R) -> R {
+        /// Callsites remember that somebody listened until they are told to ask again.
+        struct Quiet;
+        impl Drop for Quiet {
+            fn drop(&mut self) {
+                tracing_core::callsite::rebuild_interest_cache();
+            }
+        }
+        let _quiet = Quiet;
         tracing::subscriber::with_default(self.clone(), f)
     }
 
