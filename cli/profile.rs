@@ -8,8 +8,8 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use bench::profile::{Profile, write_trace};
-use engine::profile::Recorder;
+use bench::profile::{Profile, least_seconds, stored_ceilings, write_trace};
+use engine::profile::{Operation, Recorder};
 
 use crate::global::Global;
 use crate::{Command, interrupt, output};
@@ -93,7 +93,10 @@ impl Ending {
 
     fn write_now(&self) -> Result<()> {
         let recording = self.recorder.take();
-        let profile = Profile::new(&self.title, &recording, None);
+        let ceilings = stored_ceilings();
+        let of_ceilings = ceilings.as_ref().map(|c| move |op: &Operation| least_seconds(c, op));
+        let roofline = of_ceilings.as_ref().map(|f| f as &dyn Fn(&Operation) -> Option<f64>);
+        let profile = Profile::new(&self.title, &recording, roofline);
         let trace = |path: &Path| -> std::io::Result<()> {
             let mut file = BufWriter::new(File::create(path)?);
             write_trace(&recording, &self.title, &mut file)?;
