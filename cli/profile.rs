@@ -8,10 +8,8 @@ use std::sync::{Arc, Once};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use bench::machine::{Machine, default_path};
-use bench::profile::{Profile, Roofline, write_trace};
+use bench::profile::{Profile, least_seconds, stored_ceilings, write_trace};
 use engine::profile::{Operation, Recorder};
-use engine::{Backend, Cpu, DType};
 
 use crate::global::Global;
 use crate::{Command, interrupt, output};
@@ -95,17 +93,10 @@ impl Ending {
 
     fn write_now(&self) -> Result<()> {
         let recording = self.recorder.take();
-        // Without them the tables lack a column; the profile is worth keeping all the same.
-        let ceilings = Machine::known(default_path().as_deref()).ok().map(|machine| machine.ceilings());
-        let roofline = |op: &Operation| {
-            // The ceilings are the processor's; an operation's traffic is taken for its working set.
-            let dtype = if op.dtype == DType::BF16.name() { DType::BF16 } else { DType::F32 };
-            let bytes = (op.cost.read + op.cost.written) as usize;
-            let least = ceilings.as_ref()?.least_seconds(&op.cost, dtype, bytes).0;
-            (op.device == Cpu::NAME).then_some(least)
-        };
-        let profile =
-            Profile::new(&self.title, &recording, ceilings.as_ref().map(|_| &roofline as Roofline<'_>));
+        let ceilings = stored_ceilings();
+        let of_ceilings = ceilings.as_ref().map(|c| move |op: &Operation| least_seconds(c, op));
+        let roofline = of_ceilings.as_ref().map(|f| f as &dyn Fn(&Operation) -> Option<f64>);
+        let profile = Profile::new(&self.title, &recording, roofline);
         let trace = |path: &Path| -> std::io::Result<()> {
             let mut file = BufWriter::new(File::create(path)?);
             write_trace(&recording, &self.title, &mut file)?;

@@ -17,6 +17,7 @@ mod area;
 mod flame;
 mod memory;
 mod page;
+mod roofline;
 mod scale;
 mod table;
 mod text;
@@ -30,6 +31,7 @@ use serde::Serialize;
 
 use account::{Slice, main_thread, slices};
 pub use memory::{Moment, Timeline};
+pub use roofline::{least_seconds, stored_ceilings};
 pub use trace::write_trace;
 pub use tree::{Kind, Node};
 

@@ -65,7 +65,7 @@ pub(super) fn describe(
     outputs: &[Spec],
 ) -> Span {
     let device = device.name();
-    let dtype = inputs.first().map_or("", |spec: &Spec| DType::name(spec.dtype));
+    let dtype = inputs.iter().map(|spec| spec.dtype).find(|dtype| dtype.is_float()).map_or("", DType::name);
     let shapes = Shapes { inputs, outputs };
     tracing::trace_span!(
         target: OP,

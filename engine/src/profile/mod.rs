@@ -5,7 +5,7 @@
 //!
 //! | target | what | fields |
 //! |---|---|---|
-//! | [`OP`] | span: a kernel runs | `name`, `device`, `dtype` (of the first input), `flops`, `read`, `written`, `shapes`, `key` |
+//! | [`OP`] | span: a kernel runs | `name`, `device`, `dtype` (of the first float input), `flops`, `read`, `written`, `shapes`, `key` |
 //! | [`MODULE`] | span: inside a module of a model | `path`, as in the checkpoint: `model.layers.3.mlp` |
 //! | [`PHASE`] | span: a part of a command | `name`: `prefill`, `backward`, … |
 //! | [`MEMORY`] | event: a storage came or went | `device`, `tag`, `bytes` (negative: it went) |

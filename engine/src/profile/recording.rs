@@ -41,7 +41,7 @@ pub struct Operation {
     pub name: String,
     /// Name of the backend.
     pub device: String,
-    /// Element type of its first input.
+    /// Element type of its first float input; empty if there is none.
     pub dtype: String,
     /// Shapes of inputs and outputs.
     pub shapes: String,
