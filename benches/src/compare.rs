@@ -300,7 +300,12 @@ mod tests {
         assert_eq!(report.changes[0].comparison.verdict, Verdict::NoDifferenceSeen);
         let mut elsewhere = base;
         elsewhere.machine.fingerprint.cpu = "another".into();
-        assert!(with_stored(&elsewhere, &program, 1, |_, _| ()).unwrap_err().to_string().contains("another machine"));
+        assert!(
+            with_stored(&elsewhere, &program, 1, |_, _| ())
+                .unwrap_err()
+                .to_string()
+                .contains("another machine")
+        );
     }
 
     #[test]

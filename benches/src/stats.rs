@@ -125,7 +125,10 @@ pub fn one_against_many(base: f64, new: &[f64], drift: f64) -> Comparison {
     let variance = logs.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / (n - 1.0);
     let half = student(new.len() - 1) * (variance * (1.0 + 1.0 / n)).sqrt();
     let drift = at_least_one(drift);
-    Comparison::new(speedup, Some(Interval { low: speedup / half.exp() / drift, high: speedup * half.exp() * drift }))
+    Comparison::new(
+        speedup,
+        Some(Interval { low: speedup / half.exp() / drift, high: speedup * half.exp() * drift }),
+    )
 }
 
 /// The factor or its inverse, whichever is above 1; infinite if it is no number.
@@ -135,8 +138,10 @@ fn at_least_one(drift: f64) -> f64 {
 
 /// Student's t that leaves 2.5 % on each side, for so many degrees of freedom.
 fn student(freedom: usize) -> f64 {
-    const T: [f64; 15] =
-        [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131];
+    const T: [f64; 15] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+        2.131,
+    ];
     // Beyond the table Cornish and Fisher's first terms around the normal quantile, good to three digits.
     let z: f64 = 1.959_964;
     let tail = || z + (z.powi(3) + z) / (4.0 * freedom as f64);

@@ -62,7 +62,8 @@ pub(crate) fn run(args: &CompareArgs, global: &Global) -> Result<ExitCode> {
     };
     let turns = usize::from(args.turns);
     // Hidden where stderr is no terminal.
-    let bar = ProgressBar::new(turns as u64).with_style(ProgressStyle::with_template("turn {pos} of {len}: {msg}")?);
+    let bar = ProgressBar::new(turns as u64)
+        .with_style(ProgressStyle::with_template("turn {pos} of {len}: {msg}")?);
     let progress = |turn: usize, side: &str| {
         bar.set_position(turn as u64 + 1);
         bar.set_message(side.to_owned());

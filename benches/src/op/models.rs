@@ -119,10 +119,9 @@ impl Workload {
             count + missing.sum::<usize>()
         };
         let case = |(key, (application, counts)): (String, (Application, Counts))| {
-            let phases = counts.into_iter().map(|(phase, count)| Phase {
-                name: phase.to_owned(),
-                count: whole(&key, phase, count),
-            });
+            let phases = counts
+                .into_iter()
+                .map(|(phase, count)| Phase { name: phase.to_owned(), count: whole(&key, phase, count) });
             Case { application, phases: phases.collect() }
         };
         Ok(census.0.into_iter().map(case).collect())
