@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use eval::html::escape;
 
+use super::Row;
 use super::scale::{share, time};
 use super::tree::{Kind, Node};
 
@@ -15,66 +16,71 @@ const LETTER: f64 = 6.4;
 const NARROWEST: f64 = 0.35;
 
 /// The picture. `page.js` makes boxes that are clicked as wide as the picture.
-pub(super) fn svg(tree: &Node) -> String {
+pub(super) fn svg(tree: &Node, operations: &[Row]) -> String {
     let height = ROW * tree.depth() as f64;
-    let mut svg = format!(
+    let svg = format!(
         "<svg class=\"flame\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" role=\"img\" \
          aria-label=\"time by phase, module and operation\">\n"
     );
-    draw(&mut svg, tree, tree.ns.max(1), 0.0, 0, "");
-    svg.push_str("</svg>\n");
-    svg
+    // Neighbours in the order of their time get hues far from each other (the golden angle).
+    let place = |name: &str| operations.iter().position(|row| row.name == name).unwrap_or(0);
+    let hue = |name: &str| 205 + place(name) * 1375 / 10 % 360;
+    let mut picture = Picture { svg, whole: tree.ns.max(1), hue: &hue };
+    picture.draw(tree, 0.0, 0, "");
+    picture.svg + "</svg>\n"
 }
 
-fn draw(svg: &mut String, node: &Node, whole: u64, x: f64, depth: usize, path: &str) {
-    let width = WIDTH * node.ns as f64 / whole as f64;
-    if width < NARROWEST {
-        return;
-    }
-    let path = match (path, node.kind) {
-        (_, Kind::All) => String::new(),
-        ("", _) => node.name.clone(),
-        (outer, _) => format!("{outer} › {}", node.name),
-    };
-    let (class, colour) = match node.kind {
-        Kind::All => ("all", 0),
-        Kind::Phase => ("phase", 0),
-        Kind::Module => ("module", 0),
-        Kind::Op => ("op", hue(&node.name)),
-        Kind::Gap => ("gap", 0),
-    };
-    let name = if node.kind == Kind::All { "everything" } else { &node.name };
-    let letters = ((width - 8.0) / LETTER).max(0.0) as usize;
-    let label = if letters < 3 { String::new() } else { cut(name, letters) };
-    let style = if node.kind == Kind::Op { format!(" style=\"--h:{colour}\"") } else { String::new() };
-    let _ = writeln!(
-        svg,
-        "<g class=\"{class}\"{style} data-x=\"{:.6}\" data-w=\"{:.6}\" data-n=\"{}\"><title>{}\n{}, {} of all</title>\
-         <rect x=\"{x:.2}\" y=\"{}\" width=\"{width:.2}\" height=\"{}\"/><text x=\"{:.2}\" y=\"{}\">{}</text></g>",
-        x / WIDTH,
-        width / WIDTH,
-        escape(name),
-        escape(if path.is_empty() { "everything" } else { &path }),
-        time(node.ns),
-        share(node.ns, whole),
-        depth as f64 * ROW,
-        ROW - 1.0,
-        x + 4.0,
-        depth as f64 * ROW + 15.0,
-        escape(&label)
-    );
-    let mut x = x;
-    for child in &node.children {
-        draw(svg, child, whole, x, depth + 1, &path);
-        x += WIDTH * child.ns as f64 / whole as f64;
-    }
+struct Picture<'a> {
+    svg: String,
+    whole: u64,
+    hue: &'a dyn Fn(&str) -> usize,
 }
 
-/// A colour for an operation, always the same.
-fn hue(name: &str) -> u32 {
-    let hash = name.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(u32::from(byte)));
-    // Twelve hues, far enough apart to be told.
-    hash % 12 * 30
+impl Picture<'_> {
+    fn draw(&mut self, node: &Node, x: f64, depth: usize, path: &str) {
+        let whole = self.whole;
+        let width = WIDTH * node.ns as f64 / whole as f64;
+        if width < NARROWEST {
+            return;
+        }
+        let path = match (path, node.kind) {
+            (_, Kind::All) => String::new(),
+            ("", _) => node.name.clone(),
+            (outer, _) => format!("{outer} › {}", node.name),
+        };
+        let (class, colour) = match node.kind {
+            Kind::All => ("all", 0),
+            Kind::Phase => ("phase", 0),
+            Kind::Module => ("module", 0),
+            Kind::Op => ("op", (self.hue)(&node.name)),
+            Kind::Gap => ("gap", 0),
+        };
+        let name = if node.kind == Kind::All { "everything" } else { &node.name };
+        let letters = ((width - 8.0) / LETTER).max(0.0) as usize;
+        let label = if letters < 3 { String::new() } else { cut(name, letters) };
+        let style = if node.kind == Kind::Op { format!(" style=\"--h:{colour}\"") } else { String::new() };
+        let _ = writeln!(
+            self.svg,
+            "<g class=\"{class}\"{style} data-x=\"{:.6}\" data-w=\"{:.6}\" data-n=\"{}\"><title>{}\n{}, {} of all</title>\
+             <rect x=\"{x:.2}\" y=\"{}\" width=\"{width:.2}\" height=\"{}\"/><text x=\"{:.2}\" y=\"{}\">{}</text></g>",
+            x / WIDTH,
+            width / WIDTH,
+            escape(name),
+            escape(if path.is_empty() { "everything" } else { &path }),
+            time(node.ns),
+            share(node.ns, whole),
+            depth as f64 * ROW,
+            ROW - 1.0,
+            x + 4.0,
+            depth as f64 * ROW + 15.0,
+            escape(&label)
+        );
+        let mut x = x;
+        for child in &node.children {
+            self.draw(child, x, depth + 1, &path);
+            x += WIDTH * child.ns as f64 / whole as f64;
+        }
+    }
 }
 
 fn cut(name: &str, letters: usize) -> String {
@@ -94,7 +100,7 @@ mod tests {
     #[test]
     fn every_box_lies_in_the_one_above() {
         let profile = Profile::new("t", &invented(), None);
-        let svg = svg(&profile.tree);
+        let svg = svg(&profile.tree, &profile.operations);
         assert_eq!(svg.matches("<g ").count(), svg.matches("</g>").count());
         let boxes: Vec<(f64, f64)> = svg
             .split("<rect x=\"")
@@ -105,7 +111,7 @@ mod tests {
             })
             .collect();
         assert!(boxes.len() > 10 && boxes.iter().all(|(x, w)| *x >= 0.0 && x + w <= WIDTH + 0.02));
-        assert!(svg.contains("forward › model › layers › * › matmul"));
+        assert!(svg.contains("forward › model › layers.* › matmul"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use eval::html::escape;
 
 use super::scale::{bytes, flops, grouped, share, short, time};
-use super::{Profile, Row};
+use super::{Profile, Row, tree};
 
 /// A table. The first column is text, the others are numbers.
 pub(super) struct Table {
@@ -180,9 +180,8 @@ impl Profile {
     pub(super) fn module_table(&self, whole: bool) -> Table {
         let rows = if whole { &self.modules } else { &self.folded };
         let line = |row: &Row| Line {
-            cells: [vec![row.name.rsplit('.').next().unwrap_or_default().to_owned()], work(self, row)]
-                .concat(),
-            indent: row.name.matches('.').count(),
+            cells: [vec![tree::last(&row.name).to_owned()], work(self, row)].concat(),
+            indent: tree::prefixes(&row.name).count() - 1,
             part: self.part(row.sum.ns),
             hint: row.name.clone(),
         };

@@ -80,7 +80,7 @@ pub(super) fn build(recording: &Recording, slices: &[Slice]) -> Node {
             node.ns += ns;
         }
         let module = fold(recording.modules.get(module as usize).map_or("", String::as_str));
-        for name in module.split('.').filter(|part| !part.is_empty()) {
+        for name in segments(&module) {
             node = node.child(Kind::Module, name);
             node.ns += ns;
         }
@@ -115,15 +115,30 @@ fn is_number(part: &str) -> bool {
     !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The module and those that it is in, outermost first.
+/// The module and those that it is in, outermost first. Layers that are added up are one with their list: `layers.*`.
 pub(super) fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    let dots = path.match_indices('.').map(|(at, _)| &path[..at]);
-    dots.chain([path]).filter(|path| !path.is_empty())
+    let dots = path.match_indices('.').map(|(at, _)| at).filter(|&at| !is_star(&path[at + 1..]));
+    dots.chain([path.len()]).map(|at| &path[..at]).filter(|path| !path.is_empty())
+}
+
+/// Whether a path begins with layers that are added up.
+fn is_star(path: &str) -> bool {
+    path == "*" || path.starts_with("*.")
+}
+
+/// The parts of a path, each a level.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    prefixes(path).map(last)
+}
+
+/// The last part of a path.
+pub(super) fn last(path: &str) -> &str {
+    path[parent(path).len()..].trim_start_matches('.')
 }
 
 /// The module that another is in; empty for the outermost.
 pub(super) fn parent(path: &str) -> &str {
-    path.rsplit_once('.').map_or("", |(parent, _)| parent)
+    path.strip_suffix(".*").unwrap_or(path).rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
 #[cfg(test)]
@@ -139,6 +154,9 @@ mod tests {
         assert_eq!(prefixes("a.b.c").collect::<Vec<_>>(), ["a", "a.b", "a.b.c"]);
         assert_eq!(prefixes("").count(), 0);
         assert_eq!((parent("a.b.c"), parent("a")), ("a.b", ""));
+        assert_eq!(prefixes("a.layers.*.b").collect::<Vec<_>>(), ["a", "a.layers.*", "a.layers.*.b"]);
+        assert_eq!(segments("a.layers.*.b").collect::<Vec<_>>(), ["a", "layers.*", "b"]);
+        assert_eq!((parent("a.layers.*"), last("a.layers.*"), last("a")), ("a", "layers.*", "a"));
     }
 
     #[test]
