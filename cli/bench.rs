@@ -2,7 +2,9 @@
 
 mod compare;
 mod machine;
+mod model;
 mod op;
+mod rivals;
 
 use std::process::ExitCode;
 
@@ -22,13 +24,17 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     Machine(machine::MachineArgs),
     Op(op::OpArgs),
+    Model(model::ModelArgs),
     Compare(compare::CompareArgs),
+    Rivals(rivals::RivalsArgs),
 }
 
 pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode> {
     match &args.command {
         BenchCommand::Machine(args) => machine::run(args, global),
         BenchCommand::Op(args) => op::run(args, global),
+        BenchCommand::Model(args) => model::run(args, global),
         BenchCommand::Compare(args) => compare::run(args, global),
+        BenchCommand::Rivals(args) => rivals::run(args, global),
     }
 }

@@ -9,15 +9,21 @@
 //! | [`compare`] | two programs in turns, or a run against an earlier one |
 //! | [`profile`] | a recording as tables, as a page and as a trace |
 //! | [`record`] | the file format of a run |
+//! | [`model`] | whole models: vision, prefill, decoding, a training step |
+//! | [`rivals`] | us beside other systems, in turns |
+//! | [`work`] | what a run of anything costs |
 //!
 //! Nothing here knows what an operation costs: that it says itself ([`engine::Op::cost`]).
 
 pub mod compare;
 mod error;
 pub mod machine;
+pub mod model;
 pub mod op;
 pub mod profile;
 pub mod record;
+pub mod rivals;
 pub mod stats;
+pub mod work;
 
 pub use error::{Error, Result};

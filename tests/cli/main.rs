@@ -2,6 +2,7 @@
 
 mod batch;
 mod bench;
+mod bench_model;
 mod eval;
 mod general;
 mod generate;
@@ -13,6 +14,7 @@ mod program;
 mod qlora;
 mod quantize;
 mod report;
+mod rivals;
 mod score;
 mod tiny;
 mod train;
