@@ -91,14 +91,56 @@ struct Open {
     phase: u32,
 }
 
+/// A list that grows without moving what is in it.
+pub(super) struct Chunks<T> {
+    full: Vec<Vec<T>>,
+    last: Vec<T>,
+}
+
+const CHUNK: usize = 4096;
+
+impl<T> Default for Chunks<T> {
+    fn default() -> Self {
+        Self { full: Vec::new(), last: Vec::new() }
+    }
+}
+
+impl<T> Chunks<T> {
+    pub(super) fn len(&self) -> usize {
+        self.full.len() * CHUNK + self.last.len()
+    }
+
+    #[inline]
+    pub(super) fn push(&mut self, item: T) {
+        if self.last.len() == self.last.capacity() {
+            self.grow();
+        }
+        self.last.push(item);
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let full = std::mem::replace(&mut self.last, Vec::with_capacity(CHUNK));
+        if !full.is_empty() {
+            self.full.push(full);
+        }
+    }
+
+    /// Everything, in order.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = T> + use<T> {
+        let all = std::mem::take(self);
+        all.full.into_iter().flatten().chain(all.last)
+    }
+}
+
 /// What a thread shares with whoever takes the recording.
 #[derive(Default)]
 pub(super) struct Log {
     pub(super) name: String,
-    pub(super) spans: Vec<Ended>,
+    pub(super) spans: Chunks<Ended>,
     /// By the device's clock.
-    pub(super) device: Vec<Ended>,
-    pub(super) memory: Vec<Change>,
+    pub(super) device: Chunks<Ended>,
+    pub(super) memory: Chunks<Change>,
     /// Phases that the thread is in: they are shown even if the recording is taken before their end.
     pub(super) phases: Vec<Ended>,
 }
@@ -118,8 +160,20 @@ pub(super) struct Local {
     /// Numbers that were asked of the recorder before.
     pub(super) operations: Map<u64, u32>,
     pub(super) modules: Map<Box<str>, u32>,
-    pub(super) names: Map<Box<str>, u32>,
+    /// Devices and tags of memory, a handful.
+    pub(super) names: Vec<(Box<str>, u32)>,
+    /// The last time that was read, and how many changes of memory have been given it.
+    last: u64,
+    given: u32,
+    /// Changes of memory on their way to the log: they go with the next span that ends.
+    pending: Vec<Change>,
 }
+
+/// So many changes of memory may have the time of the span that began or ended before them. An operation makes a few
+/// tensors beside its span; reading the clock for each would double the cost of recording.
+const GIVEN: u32 = 6;
+/// So many changes wait for a span to end. More than one would be lost with a thread that ends before.
+const PENDING: usize = 1;
 
 thread_local! {
     /// One for each recorder that has listened to this thread; hardly ever more than one.
@@ -145,6 +199,15 @@ pub(super) fn with<R>(
     LOCALS.try_with(run).ok().flatten()
 }
 
+/// As [`with`], for a thread that the recorder has listened to.
+pub(super) fn with_known<R>(recorder: u64, f: impl FnOnce(&mut Local) -> R) -> Option<R> {
+    let run = |locals: &RefCell<Vec<Local>>| {
+        let mut locals = locals.try_borrow_mut().ok()?;
+        locals.iter_mut().find(|local| local.recorder == recorder).map(f)
+    };
+    LOCALS.try_with(run).ok().flatten()
+}
+
 #[cold]
 fn enroll(locals: &mut Vec<Local>, recorder: u64, log: Arc<Mutex<Log>>) -> usize {
     // Logs of recorders that are gone.
@@ -157,14 +220,45 @@ fn enroll(locals: &mut Vec<Local>, recorder: u64, log: Arc<Mutex<Log>>) -> usize
         phase: 0,
         operations: Map::default(),
         modules: Map::default(),
-        names: Map::default(),
+        names: Vec::new(),
+        last: 0,
+        given: GIVEN,
+        pending: Vec::new(),
     });
     locals.len() - 1
 }
 
 impl Local {
+    /// A change of memory; `now` reads the clock. Returns how many found no room.
+    #[inline]
+    pub(super) fn memory(
+        &mut self,
+        now: impl FnOnce() -> u64,
+        [device, tag]: [u32; 2],
+        bytes: i64,
+        room: usize,
+    ) -> u64 {
+        if self.given >= GIVEN {
+            self.stamp(now());
+        }
+        self.given += 1;
+        self.pending.push(Change { at: self.last, device, tag, bytes });
+        if self.pending.len() < PENDING { 0 } else { self.flush(room) }
+    }
+
+    /// Gives the log what is on its way there. Returns how many changes found no room.
+    pub(super) fn flush(&mut self, room: usize) -> u64 {
+        flush(&mut self.pending, &mut lock(&self.log), room)
+    }
+
+    #[inline]
+    fn stamp(&mut self, now: u64) {
+        (self.last, self.given) = (now, 0);
+    }
+
     #[inline]
     pub(super) fn enter(&mut self, id: u64, now: u64) {
+        self.stamp(now);
         self.stack.push(Open { id, start: now, module: self.module, phase: self.phase });
         match SpanId::unpack(id) {
             SpanId::Module(path) => self.module = path,
@@ -182,15 +276,17 @@ impl Local {
         self.stack.last().map_or((0, 0), |open| (open.module, open.phase))
     }
 
-    /// Ends the innermost span `id`; false if there was no room to keep it. Spans may end in another order than that
+    /// Ends the innermost span `id`; returns for how much there was no room. Spans may end in another order than that
     /// of their beginning.
     #[inline]
-    pub(super) fn exit(&mut self, id: u64, now: u64, room: usize) -> bool {
-        let Some(at) = self.stack.iter().rposition(|open| open.id == id) else { return true };
+    pub(super) fn exit(&mut self, id: u64, now: u64, room: usize) -> u64 {
+        self.stamp(now);
+        let Some(at) = self.stack.iter().rposition(|open| open.id == id) else { return 0 };
         let open = self.stack.remove(at);
         let mut log = lock(&self.log);
+        let lost = flush(&mut self.pending, &mut log, room);
         match SpanId::unpack(id) {
-            SpanId::Other => return true,
+            SpanId::Other => return lost,
             SpanId::Module(_) => self.module = open.module,
             SpanId::Phase(_) => {
                 self.phase = open.phase;
@@ -201,10 +297,10 @@ impl Local {
             SpanId::Op { .. } => {}
         }
         if log.spans.len() >= room {
-            return false;
+            return lost + 1;
         }
         log.spans.push(Ended { id, module: open.module, phase: open.phase, start: open.start, end: now });
-        true
+        lost
     }
 
     /// The innermost span.
@@ -213,9 +309,31 @@ impl Local {
     }
 }
 
+#[inline]
+fn flush(pending: &mut Vec<Change>, log: &mut Log, room: usize) -> u64 {
+    let mut lost = 0;
+    for change in pending.drain(..) {
+        if log.memory.len() < room {
+            log.memory.push(change);
+        } else {
+            lost += 1;
+        }
+    }
+    lost
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chunks_keep_order() {
+        let mut chunks = Chunks::default();
+        (0..2 * CHUNK + 5).for_each(|i| chunks.push(i));
+        assert_eq!(chunks.len(), 2 * CHUNK + 5);
+        assert!(chunks.take().eq(0..2 * CHUNK + 5));
+        assert_eq!(chunks.len(), 0);
+    }
 
     #[test]
     fn ids_hold_what_was_put_in() {

@@ -1,6 +1,5 @@
 //! The subscriber that keeps spans and changes of memory.
 
-use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -16,7 +15,7 @@ use crate::profile::intern::Tables;
 use crate::profile::local::{
     self, Ended, Local, Log, MOST_MODULES, MOST_OPERATIONS, MOST_PHASES, SpanId, lock,
 };
-use crate::profile::recording::{Change, Clock, Recording, Thread};
+use crate::profile::recording::{Clock, Recording, Thread};
 use crate::profile::{DEVICE, MEMORY, MODULE, OP, PHASE};
 
 /// Keeps spans and changes of memory until they are [taken](Self::take). Clones are the same recorder.
@@ -135,6 +134,8 @@ impl Recorder {
     /// Takes what was recorded since the last time. Phases that have not ended end here; other open spans are part of
     /// the next recording.
     pub fn take(&self) -> Recording {
+        // What other threads have not handed in yet comes with the next recording.
+        self.lose(local::with_known(self.0.number, |local| local.flush(self.0.room)).unwrap_or(0));
         let end = self.now();
         let start = self.0.since.swap(end, Ordering::Relaxed);
         let threads = lock(&self.0.logs).iter().map(|log| thread(&mut lock(log), start, end)).collect();
@@ -163,8 +164,12 @@ impl Recorder {
         log
     }
 
-    fn full(&self) {
-        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Counts what there was no room for.
+    #[inline]
+    fn lose(&self, lost: u64) {
+        if lost > 0 {
+            self.0.dropped.fetch_add(lost, Ordering::Relaxed);
+        }
     }
 
     fn operation(&self, local: &mut Local, span: &Attributes<'_>) -> SpanId {
@@ -219,16 +224,17 @@ impl Recorder {
     }
 
     /// A change of memory.
+    #[inline]
     fn memory(&self, event: &Event<'_>) {
-        let at = self.now();
-        let kept = self.local(|local| {
+        let lost = self.local(|local| {
             let mut names = [0; 2];
             let mut slots = names.iter_mut();
             let on_text = |text: &str| {
                 if let Some(slot) = slots.next() {
-                    *slot = local.names.get(text).copied().unwrap_or_else(|| {
+                    let known = local.names.iter().find(|(name, _)| **name == *text).map(|known| known.1);
+                    *slot = known.unwrap_or_else(|| {
                         let number = lock(&self.0.tables).names.number(text);
-                        local.names.insert(text.into(), number);
+                        local.names.push((text.into(), number));
                         number
                     });
                 }
@@ -236,16 +242,9 @@ impl Recorder {
             let mut texts = Texts { on_text, number: 0 };
             event.record(&mut texts);
             let bytes = texts.number;
-            let mut log = lock(&local.log);
-            let room = log.memory.len() < self.0.room;
-            if room {
-                log.memory.push(Change { at, device: names[0], tag: names[1], bytes });
-            }
-            room
+            local.memory(|| self.now(), names, bytes, self.0.room)
         });
-        if kept == Some(false) {
-            self.full();
-        }
+        self.lose(lost.unwrap_or(0));
     }
 
     /// When a device ran the parent of this event.
@@ -262,23 +261,21 @@ impl Recorder {
             }
             room
         });
-        if kept == Some(false) {
-            self.full();
-        }
+        self.lose(u64::from(kept == Some(false)));
     }
 }
 
 /// What a thread has, in order; phases that are open end at `end`, and what was open before begins at `start`.
 fn thread(log: &mut Log, start: u64, end: u64) -> Thread {
     let open: Vec<Ended> = log.phases.iter().rev().map(|phase| Ended { end, ..*phase }).collect();
-    let host = take(&mut log.spans).into_iter().chain(open).map(|span| (span, Clock::Host));
-    let device = take(&mut log.device).into_iter().map(|span| (span, Clock::Device));
+    let host = log.spans.take().chain(open).map(|span| (span, Clock::Host));
+    let device = log.device.take().map(|span| (span, Clock::Device));
     let mut spans: Vec<_> = host.chain(device).filter_map(|(span, clock)| span.record(clock)).collect();
     spans.iter_mut().for_each(|span| span.start = span.start.max(start));
     // A span ends after those in it, so among equals the later one is the outer one.
     spans.reverse();
     spans.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));
-    Thread { name: log.name.clone(), spans, memory: take(&mut log.memory) }
+    Thread { name: log.name.clone(), spans, memory: log.memory.take().collect() }
 }
 
 impl Subscriber for Recorder {
@@ -353,9 +350,7 @@ impl Subscriber for Recorder {
     #[inline]
     fn exit(&self, id: &Id) {
         let now = self.now();
-        if self.local(|local| local.exit(id.into_u64(), now, self.0.room)) == Some(false) {
-            self.full();
-        }
+        self.lose(self.local(|local| local.exit(id.into_u64(), now, self.0.room)).unwrap_or(0));
         if let (SpanId::Other, Some(inner)) = (SpanId::unpack(id.into_u64()), &self.0.inner) {
             inner.exit(id);
         }
