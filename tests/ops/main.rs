@@ -28,6 +28,7 @@ mod gelu;
 mod layer_norm;
 mod linear;
 mod linear_nf4;
+mod linear_nf4_group;
 mod matmul;
 mod memory;
 mod misuse;

@@ -172,7 +172,7 @@ macro_rules! family {
 }
 
 /// Everything that takes shapes; the first word of the method that models call, or the operation's name.
-static FAMILIES: [Family; 27] = [
+static FAMILIES: [Family; 28] = [
     family!("matmul", "A [batch…, M, K], B [batch…, K, N]", 2..=2, [], |m| {
         Ok(Some(m.input(0)?.matmul(&m.input(1)?)?))
     }),
@@ -194,6 +194,17 @@ static FAMILIES: [Family; 27] = [
             let (a, b) = (m.normal(&[rank, inner], DType::F32)?, m.normal(&[out, rank], DType::F32)?);
             let term = LoraTerm { scale: 1.0, dropout: (p > 0.0).then_some(Dropout { p, seed: 1 }) };
             Ok(Some(x.linear_nf4(&weight, bias.as_ref(), Some(Lora { a: &a, b: &b, term }))?))
+        }
+    ),
+    family!(
+        "linear_nf4_group",
+        "x [rows…, in], weight [out, in], (more weights)",
+        2..=8,
+        ["codes" = "nf4", "block" = "64", "double" = "true"],
+        |m| {
+            let x = m.input(0)?;
+            let weights = (1..m.shapes.len()).map(|i| m.quantized(i)).collect::<Result<Vec<_>>>()?;
+            Ok(x.linear_nf4_group(&weights.iter().collect::<Vec<_>>())?.pop())
         }
     ),
     family!(
@@ -421,6 +432,7 @@ mod tests {
             let shape = match family.name {
                 "matmul" => "4x6,6x5",
                 "linear" | "linear_nf4" => "4x64,5x64,5",
+                "linear_nf4_group" => "4x64,5x64,3x64",
                 "attention" => "1x5x4x8,1x7x2x8",
                 "rope" => "1x5x4x8",
                 "embedding" => "9x4,3",

@@ -25,6 +25,7 @@ mod layer_norm;
 mod layer_norm_grad;
 mod linear_nf4;
 mod linear_nf4_grad;
+mod linear_nf4_group;
 mod matmul;
 mod patch_conv;
 mod quantize_blockwise;
@@ -62,6 +63,7 @@ pub use layer_norm::LayerNorm;
 pub use layer_norm_grad::LayerNormGrad;
 pub use linear_nf4::{LinearNf4, Lora, LoraTerm};
 pub use linear_nf4_grad::LinearNf4Grad;
+pub use linear_nf4_group::LinearNf4Group;
 pub use matmul::MatMul;
 pub use quantize_blockwise::QuantizeBlockwise;
 pub use reduce::{Reduce, ReduceKind};
@@ -79,7 +81,7 @@ use crate::error::{Result, rule};
 use crate::op::{Op, Spec};
 
 /// Names of all operations that have kernels.
-pub const NAMES: [&str; 34] = [
+pub const NAMES: [&str; 35] = [
     AdamW::NAME,
     AdamW8bit::NAME,
     Affine::NAME,
@@ -103,6 +105,7 @@ pub const NAMES: [&str; 34] = [
     LayerNormGrad::NAME,
     LinearNf4::NAME,
     LinearNf4Grad::NAME,
+    LinearNf4Group::NAME,
     MatMul::NAME,
     QuantizeBlockwise::NAME,
     Reduce::NAME,

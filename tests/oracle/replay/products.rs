@@ -1,6 +1,6 @@
 //! Matrix products, of dense and of 4-bit weights.
 
-use engine::ops::{LinearNf4, LinearNf4Grad, LoraTerm, MatMul};
+use engine::ops::{LinearNf4, LinearNf4Grad, LinearNf4Group, LoraTerm, MatMul};
 use engine::{BlockFormat, DType};
 
 use super::values::Values;
@@ -19,6 +19,9 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
     }
     if let Some(op) = case.op::<LinearNf4>() {
         return Some(linear_nf4(case, op));
+    }
+    if let Some(op) = case.op::<LinearNf4Group>() {
+        return Some(linear_nf4_group(case, op));
     }
     case.op::<LinearNf4Grad>().map(|op| linear_nf4_grad(case, op))
 }
@@ -163,6 +166,28 @@ fn linear_nf4(case: &Case<'_>, op: &LinearNf4) -> Outcome {
             (0..k).map(term_at).collect()
         });
         outcomes.push(case.block(1, &[rows, ranks], &expect));
+    }
+    all(outcomes)
+}
+
+fn linear_nf4_group(case: &Case<'_>, op: &LinearNf4Group) -> Outcome {
+    let x = &case.before[0];
+    let (m, k) = (x.dims[0], x.dims[1]);
+    let mut next = 1;
+    let mut outcomes = Vec::new();
+    for (i, &(format, outer)) in op.weights.iter().enumerate() {
+        let count = Weight::count(&format);
+        let tensors = &case.before[next..next + count];
+        next += count;
+        let weight = Weight { format, tensors, columns: k, dtype: x.dtype };
+        for (rows, columns) in crosses(m, outer, k) {
+            let x = x.block(&[rows.clone(), whole(k)]);
+            let w = Array::from_fn(&[k, columns.len()], |at| weight.at(columns[at[1]], at[0]));
+            let abs = |x: &Array| x.map(f64::abs);
+            let scale = oracle::matmul(&abs(&x), &abs(&w), None);
+            let expect = Expect::new(oracle::matmul(&x, &w, None), case.after[i].dtype, Class::Sum(k));
+            outcomes.push(case.block(i, &[rows, columns], &expect.scale(scale)));
+        }
     }
     all(outcomes)
 }

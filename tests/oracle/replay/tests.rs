@@ -36,6 +36,8 @@ fn everything(dtype: DType) -> Vec<Application> {
         let single = QuantConfig { codebook: Codebook::Fp4, block: 32, double: false };
         let single = Quantized::quantize(&s.normal(&[70, 192], DType::F32), &single)?;
         back(x.linear_nf4(&single, Some(&bias), None)?)?;
+        let ys = x.linear_nf4_group(&[&quantized, &single])?;
+        back(Tensor::concat(&[&ys[0], &ys[1]], 1)?)?;
         let (a, b) = (s.normal(&[8, 192], DType::F32).tracked(), s.normal(&[96, 8], DType::F32).tracked());
         for dropout in [None, Some(ops::Dropout { p: 0.2, seed: 3 })] {
             let term = LoraTerm { scale: 0.5, dropout };
