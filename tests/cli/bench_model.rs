@@ -10,7 +10,7 @@ fn bench_model(model: &str, args: &[&str]) -> Outcome {
 }
 
 fn bench(tiny: &Tiny, args: &[&str]) -> Outcome {
-    bench_model(tiny.name(), &[&["--repeats", "2"], args].concat())
+    bench_model(tiny.name(), &[&["--repeats", "2"][..], args].concat())
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn every_figure_of_a_model_is_there() {
 fn a_training_step_dense_and_quantised() {
     let tiny = Tiny::new();
     let text = ["--text-tokens", "6", "--dtype", "f32", "--dropout", "0"];
-    let step = |more: &[&str]| bench(&tiny, &[&["--train", "--json"], &text[..], more].concat()).ok().json();
+    let step = |more: &[&str]| bench(&tiny, &[&["--train", "--json"][..], &text, more].concat()).ok().json();
     let dense = step(&[]);
     let row = &dense["rows"][0];
     assert!(row["case"].as_str().unwrap().ends_with("step"));

@@ -26,7 +26,7 @@ fn folder(gemm: &str, burn: &str) -> tempfile::TempDir {
 fn product(folder: &Path, args: &[&str]) -> Outcome {
     let fixed = ["bench", "rivals", "--suites", "product", "--python", "no-such-python", "--scripts"];
     let folder = folder.to_str().unwrap();
-    roentgen(fixed.iter().chain(&[folder, "--repeats", "1", "--rounds", "2"]).chain(args))
+    roentgen(fixed.iter().chain(&[folder, "--repeats", "1"]).chain(args))
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn good_broken_and_absent_rivals_in_one_run() {
     let good = format!("cat <<'END'\nhello\n{}\nEND", FIGURE.replace('\n', " "));
     let rivals = folder(&good, "echo no adapter >&2; exit 7");
     let page = rivals.path().join("page.html");
-    let outcome = product(rivals.path(), &["--json", "--html", page.to_str().unwrap()]).ok();
+    let outcome = product(rivals.path(), &["--rounds", "2", "--json", "--html", page.to_str().unwrap()]).ok();
     let report = outcome.json();
     assert_eq!(report["rows"].as_array().unwrap().len(), 1);
     let row = &report["rows"][0];
@@ -71,7 +71,7 @@ fn good_broken_and_absent_rivals_in_one_run() {
     assert_eq!(order[..3], ["roentgen", "gemm", "roentgen"], "{}", outcome.stderr);
     assert!(order.ends_with(&["gemm", "roentgen"]), "{}", outcome.stderr);
 
-    let text = product(rivals.path(), &["--markdown"]).ok().stdout;
+    let text = product(rivals.path(), &["--rounds", "1", "--markdown"]).ok().stdout;
     assert!(text.starts_with("| model | figure |") && text.contains("no adapter"), "{text}");
 }
 
@@ -95,9 +95,11 @@ fn a_later_run_renews_its_rows_in_an_earlier_report() {
     let rivals = folder(&good, "exit 1");
     let file = rivals.path().join("report.json");
     let update = |args: &[&str]| {
-        product(rivals.path(), &[&["--json", "--update", file.to_str().unwrap()], args].concat()).ok().json()
+        product(rivals.path(), &[&["--json", "--update", file.to_str().unwrap()][..], args].concat())
+            .ok()
+            .json()
     };
-    assert_eq!(update(&[])["statuses"].as_array().unwrap().len(), 3);
+    assert_eq!(update(&["--rounds", "1"])["statuses"].as_array().unwrap().len(), 3);
     let renewed = update(&["--rivals", "gemm", "--rounds", "3"]);
     assert_eq!(renewed["statuses"].as_array().unwrap().len(), 3);
     assert_eq!(renewed["rows"][0]["theirs"]["turns"].as_array().unwrap().len(), 3);
