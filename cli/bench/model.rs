@@ -21,6 +21,7 @@ use crate::output::{self, Align};
 /// "of peak" is their rate against the machine's arithmetic, "of roofline" against what each operation's own limit
 /// (arithmetic or memory) allows.
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(crate) struct ModelArgs {
     /// smollm2-135m, smollm2-1.7b, smolvlm-256m, smolvlm, vicuna-7b; a folder, a .gguf file or a config.json
     #[arg(value_name = "MODEL")]
@@ -259,16 +260,14 @@ impl Shown<'_> {
 
     fn page(&self) -> String {
         let mut table = String::from("<div class=\"wide\"><table><tr>");
-        for (name, _) in HEAD {
-            table += &format!("<th>{name}</th>");
-        }
+        table.extend(HEAD.map(|(name, _)| format!("<th>{name}</th>")));
         table += "</tr>";
         for figure in self.figures {
             table += "<tr>";
-            for (cell, (_, align)) in self.cells(figure).iter().zip(HEAD) {
+            table.extend(self.cells(figure).iter().zip(HEAD).map(|(cell, (_, align))| {
                 let class = if align == Align::Right { " class=\"n\"" } else { "" };
-                table += &format!("<td{class}>{}</td>", html::escape(cell));
-            }
+                format!("<td{class}>{}</td>", html::escape(cell))
+            }));
             table += "</tr>";
         }
         table += "</table></div>";

@@ -21,7 +21,7 @@ pub(crate) struct RivalsArgs {
     /// Weights of the text suites: a Hugging Face folder or .gguf file of SmolLM2-135M
     #[arg(long, value_name = "PATH")]
     weights: Option<PathBuf>,
-    /// Folder of llama.cpp's programs (benches/rivals/llama_build.sh makes one)
+    /// Folder of llama.cpp's programs (`benches/rivals/llama_build.sh` makes one)
     #[arg(long, value_name = "FOLDER")]
     llama: Option<PathBuf>,
     /// Python with the packages of the rivals
@@ -217,8 +217,6 @@ fn text(report: &Report) -> String {
     let align = |i: usize| if matches!(i, 3 | 5 | 6) { Align::Right } else { Align::Left };
     let heads: Vec<_> = heads.into_iter().enumerate().map(|(i, head)| (head, align(i))).collect();
     let mut text = if rows.is_empty() { String::new() } else { output::table(&heads, &rows) };
-    for note in report.notes() {
-        text += &format!("\n{note}\n");
-    }
+    text.extend(report.notes().iter().map(|note| format!("\n{note}\n")));
     text
 }

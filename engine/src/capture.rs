@@ -185,8 +185,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{AdamW, MatMul};
     use crate::Device;
+    use crate::ops::{AdamW, MatMul};
 
     fn tensor(values: &[f32], dims: &[usize]) -> Tensor {
         Tensor::from_slice(values, dims, &Device::cpu()).unwrap()

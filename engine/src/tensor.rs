@@ -153,7 +153,9 @@ impl Tensor {
         for at in (0..count).step_by(PART) {
             let values = &mut values[..PART.min(count - at)];
             rng.normals(values);
-            values.iter_mut().for_each(|x| *x *= std);
+            for x in values.iter_mut() {
+                *x *= std;
+            }
             let part = Self::from_slice(values, &[values.len()], device)?.to_dtype(dtype)?;
             storage.write(at * dtype.size(), &part.to_bytes()?)?;
         }

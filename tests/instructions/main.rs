@@ -43,9 +43,10 @@ impl Source {
 }
 
 type Case = Box<dyn Fn() -> Result<Tensor>>;
+type Make = fn(&mut Source) -> Case;
 
 /// The fixed cases: inputs are made here, the closure is what is counted.
-fn cases() -> Vec<(&'static str, fn(&mut Source) -> Case)> {
+fn cases() -> Vec<(&'static str, Make)> {
     use DType::{BF16, F32};
     vec![
         ("matmul f32 64x96x80", |s| {

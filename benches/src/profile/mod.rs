@@ -211,8 +211,8 @@ impl Profile {
             gap_ns: wall_ns - kernel_ns,
             operations: by_op.by_time(),
             kernels: by_shape.by_time(),
-            modules: by_module.as_tree(),
-            folded: by_folded.as_tree(),
+            modules: by_module.into_tree(),
+            folded: by_folded.into_tree(),
             phases,
             elsewhere,
             tree: tree::build(recording, &of_main),
@@ -257,7 +257,7 @@ impl Rows {
     }
 
     /// Modules after the ones that they are in, siblings as they first came.
-    fn as_tree(self) -> Vec<Row> {
+    fn into_tree(self) -> Vec<Row> {
         let mut children: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (i, row) in self.rows.iter().enumerate() {
             children.entry(tree::parent(&row.name)).or_default().push(i);

@@ -45,9 +45,9 @@ impl Profile {
             modules = self.module_table(false).to_html();
             if self.modules.len() > self.folded.len() && self.modules.len() <= MODULES {
                 let whole = self.module_table(true).to_html();
-                modules.push_str(&format!(
-                    "<details><summary>each layer by itself</summary>\n{whole}</details>"
-                ));
+                modules += "<details><summary>each layer by itself</summary>\n";
+                modules += &whole;
+                modules += "</details>";
             }
         }
         section(

@@ -23,9 +23,9 @@ impl Profile {
         );
         let peak = self.memory.peak.total();
         if peak > 0 {
-            text.push_str(&format!("; at most {} of tensors", bytes(peak as f64)));
+            text = format!("{text}; at most {} of tensors", bytes(peak as f64));
             if !self.memory.peak_phase.is_empty() {
-                text.push_str(&format!(" (in {})", self.memory.peak_phase));
+                text = format!("{text} (in {})", self.memory.peak_phase);
             }
         }
         text

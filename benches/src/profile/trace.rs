@@ -1,4 +1,4 @@
-//! A recording in the trace event format (Google, "Trace Event Format", 2016), which Perfetto and chrome://tracing open.
+//! A recording in the trace event format (Google, "Trace Event Format", 2016), which Perfetto and `chrome://tracing` open.
 
 use std::io::{self, Write};
 
@@ -26,17 +26,17 @@ pub fn write_trace(recording: &Recording, title: &str, out: &mut impl Write) -> 
         "{{\"displayTimeUnit\":\"ms\",\"otherData\":{},\"traceEvents\":[",
         json!({ "command": title })
     )?;
-    events.metadata("process_name", 0, json!({ "name": format!("roentgen: {title}") }))?;
+    events.metadata("process_name", 0, &json!({ "name": format!("roentgen: {title}") }))?;
     let main = main_thread(recording);
     let devices = devices(recording);
     for (i, thread) in recording.threads.iter().enumerate() {
-        events.metadata("thread_name", i + 1, json!({ "name": thread.name }))?;
+        events.metadata("thread_name", i + 1, &json!({ "name": thread.name }))?;
         let order = if i == main { 0 } else { i + 1 };
-        events.metadata("thread_sort_index", i + 1, json!({ "sort_index": order }))?;
+        events.metadata("thread_sort_index", i + 1, &json!({ "sort_index": order }))?;
     }
     for (i, device) in devices.iter().enumerate() {
         let tid = DEVICES + i;
-        events.metadata("thread_name", tid, json!({ "name": format!("{device} (its own clock)") }))?;
+        events.metadata("thread_name", tid, &json!({ "name": format!("{device} (its own clock)") }))?;
     }
     // What events of one definition have in common is spelled out once.
     let arguments: Vec<String> = recording.operations.iter().map(arguments).collect();
@@ -83,7 +83,7 @@ impl<W: Write> Events<'_, W> {
         write!(self.out, "{separator}{event}")
     }
 
-    fn metadata(&mut self, name: &str, tid: usize, args: Value) -> io::Result<()> {
+    fn metadata(&mut self, name: &str, tid: usize, args: &Value) -> io::Result<()> {
         self.push(&format!(
             "{{\"ph\":\"M\",\"name\":\"{name}\",\"pid\":{PID},\"tid\":{tid},\"args\":{args}}}"
         ))

@@ -273,7 +273,7 @@ impl Report {
             match &status.state {
                 State::Measured { .. } => {}
                 State::Absent { why, install } => {
-                    notes.push(format!("{who}: absent: {why}. To have it: {install}"))
+                    notes.push(format!("{who}: absent: {why}. To have it: {install}"));
                 }
                 State::Failed { why } => notes.push(format!("{who}: failed: {why}")),
             }

@@ -138,15 +138,14 @@ impl Pool {
     /// A block for `class` bytes, and whether its bytes are known to be zero.
     fn lend(&self, class: usize) -> Option<(Block, bool)> {
         let mut idle = self.idle.lock().unwrap();
-        let (block, fresh) = match idle.take(class) {
-            Some(block) => (block, false),
-            None => {
-                idle.make_room(class);
-                let block = Block::new(class, &self.slabs)?;
-                // A piece of a slab may have been another block's.
-                let zero = !matches!(block, Block::Piece(_));
-                (block, zero)
-            }
+        let (block, fresh) = if let Some(block) = idle.take(class) {
+            (block, false)
+        } else {
+            idle.make_room(class);
+            let block = Block::new(class, &self.slabs)?;
+            // A piece of a slab may have been another block's.
+            let zero = !matches!(block, Block::Piece(_));
+            (block, zero)
         };
         idle.lend(block.class());
         Some((block, fresh))

@@ -79,14 +79,13 @@ impl Piece {
     /// `len` bytes, at most 2 MiB, on a border of 64 bytes if all lengths are multiples of that.
     pub(super) fn new(slabs: &Arc<Slabs>, len: usize) -> Option<Self> {
         let mut all = slabs.slabs.lock().unwrap_or_else(PoisonError::into_inner);
-        let ptr = match all.values_mut().find_map(|slab| slab.take(len)) {
-            Some(ptr) => ptr,
-            None => {
-                let mut slab = Slab::new()?;
-                let ptr = slab.take(len)?;
-                all.insert(slab.base.addr().get(), slab);
-                ptr
-            }
+        let ptr = if let Some(ptr) = all.values_mut().find_map(|slab| slab.take(len)) {
+            ptr
+        } else {
+            let mut slab = Slab::new()?;
+            let ptr = slab.take(len)?;
+            all.insert(slab.base.addr().get(), slab);
+            ptr
         };
         Some(Self { slabs: slabs.clone(), ptr, len })
     }

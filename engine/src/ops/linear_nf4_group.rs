@@ -107,7 +107,7 @@ impl Tensor {
         let op =
             LinearNf4Group { weights: weights.iter().map(|w| (w.parts().format, w.dims()[0])).collect() };
         let mut inputs = vec![&x];
-        weights.iter().for_each(|w| inputs.extend(w.tensors()));
+        inputs.extend(weights.iter().flat_map(|w| w.tensors()));
         let ys = apply(op, &inputs)?.into_iter().zip(weights);
         ys.map(|(y, w)| y.reshape(&[lead, &[w.dims()[0]]].concat())).collect()
     }

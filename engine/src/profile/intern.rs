@@ -12,7 +12,9 @@ pub(super) fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
         hash ^= hash >> 32;
     };
     let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().for_each(|word| step(u64::from_le_bytes(*word)));
+    for word in words {
+        step(u64::from_le_bytes(*word));
+    }
     let tail = rest.iter().fold(rest.len() as u64, |tail, &byte| tail << 8 | u64::from(byte));
     step(tail);
     hash

@@ -271,7 +271,9 @@ fn thread(log: &mut Log, start: u64, end: u64) -> Thread {
     let host = log.spans.take().chain(open).map(|span| (span, Clock::Host));
     let device = log.device.take().map(|span| (span, Clock::Device));
     let mut spans: Vec<_> = host.chain(device).filter_map(|(span, clock)| span.record(clock)).collect();
-    spans.iter_mut().for_each(|span| span.start = span.start.max(start));
+    for span in &mut spans {
+        span.start = span.start.max(start);
+    }
     // A span ends after those in it, so among equals the later one is the outer one.
     spans.reverse();
     spans.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));

@@ -412,8 +412,8 @@ unsafe fn nested_scales_vbmi(codes: &[u8], map: &[f32; 256], second: SecondLevel
             }
         }
     }
-    // SAFETY: four times 64 bytes of each plane.
     let planes = planes.map(|plane| -> [__m512i; 4] {
+        // SAFETY: four times 64 bytes of each plane.
         std::array::from_fn(|i| unsafe { _mm512_loadu_si512(plane.as_ptr().add(64 * i).cast()) })
     });
     // Unpacking works within quarters of a vector; a transpose of groups of four beforehand puts the results in order.
