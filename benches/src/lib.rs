@@ -9,6 +9,7 @@
 //! | [`compare`] | two programs in turns, or a run against an earlier one |
 //! | [`profile`] | a recording as tables, as a page and as a trace |
 //! | [`record`] | the file format of a run |
+//! | [`units`] | numbers for people |
 //! | [`model`] | whole models: vision, prefill, decoding, a training step |
 //! | [`rivals`] | us beside other systems, in turns |
 //! | [`work`] | what a run of anything costs |
@@ -24,6 +25,7 @@ pub mod profile;
 pub mod record;
 pub mod rivals;
 pub mod stats;
+pub mod units;
 pub mod work;
 
 pub use error::{Error, Result};

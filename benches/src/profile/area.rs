@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use eval::html::escape;
 
 use super::memory::Timeline;
-use super::scale::{bytes, time};
+use crate::units::{bytes, time};
 
 const WIDTH: f64 = 1200.0;
 const LEFT: f64 = 70.0;

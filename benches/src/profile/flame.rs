@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use eval::html::escape;
 
 use super::Row;
-use super::scale::{share, time};
 use super::tree::{Kind, Node};
+use crate::units::{share, time};
 
 const WIDTH: f64 = 1200.0;
 const ROW: f64 = 22.0;

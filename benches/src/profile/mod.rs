@@ -18,7 +18,6 @@ mod flame;
 mod memory;
 mod page;
 mod roofline;
-mod scale;
 mod table;
 mod text;
 mod trace;

@@ -2,8 +2,8 @@
 
 use eval::html::{escape, page};
 
-use super::scale::{bytes, grouped, share, time};
 use super::{Profile, area, flame};
+use crate::units::{bytes, grouped, share, time};
 
 const STYLE: &str = include_str!("page.css");
 /// Makes boxes of the flame view wide on a click; the page says everything without it.

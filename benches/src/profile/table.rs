@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use eval::html::escape;
 
-use super::scale::{bytes, flops, grouped, share, short, time};
 use super::{Profile, Row, tree};
+use crate::units::{bytes, flops, grouped, share, short, time};
 
 /// A table. The first column is text, the others are numbers.
 pub(super) struct Table {

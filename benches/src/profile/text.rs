@@ -1,7 +1,7 @@
 //! A profile on the terminal.
 
 use super::Profile;
-use super::scale::{bytes, grouped, share, time};
+use crate::units::{bytes, grouped, share, time};
 
 /// Rows of the table by shapes that a terminal gets; the page has more.
 const KERNELS: usize = 12;

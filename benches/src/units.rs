@@ -1,23 +1,23 @@
 //! Numbers for people, three digits and a unit.
 
 /// `1.23 ms`
-pub(super) fn time(ns: u64) -> String {
+pub fn time(ns: u64) -> String {
     scaled(ns as f64, &["ns", "µs", "ms", "s"])
 }
 
 /// `4.49 GB` (powers of ten)
-pub(super) fn bytes(n: f64) -> String {
+pub fn bytes(n: f64) -> String {
     let sign = if n < 0.0 { "−" } else { "" };
     format!("{sign}{}", scaled(n.abs(), &["B", "kB", "MB", "GB", "TB"]))
 }
 
 /// `665 GFLOP`
-pub(super) fn flops(n: u64) -> String {
+pub fn flops(n: u64) -> String {
     scaled(n as f64, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"])
 }
 
 /// `12.3` of a percentage or a rate.
-pub(super) fn short(x: f64) -> String {
+pub fn short(x: f64) -> String {
     match x {
         0.0 => "0".into(),
         x if x >= 99.95 => format!("{x:.0}"),
@@ -27,7 +27,7 @@ pub(super) fn short(x: f64) -> String {
 }
 
 /// `1,234,567`
-pub(super) fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -40,7 +40,7 @@ pub(super) fn grouped(n: u64) -> String {
 }
 
 /// Part of a whole in percent, one decimal.
-pub(super) fn share(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "–".into() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
 }
 
