@@ -1,5 +1,11 @@
 //! `roentgen bench`: the machine, operations and models against it, runs against runs, rivals.
 
+mod compare;
+mod machine;
+mod model;
+mod op;
+mod rivals;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -7,7 +13,7 @@ use clap::{Args, Subcommand};
 
 use crate::global::Global;
 
-/// Measure kernels and models against this machine, against earlier runs and against others.
+/// Measure kernels and models against this machine, against earlier runs and against others
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
@@ -15,8 +21,20 @@ pub(crate) struct BenchArgs {
 }
 
 #[derive(Debug, Subcommand)]
-enum BenchCommand {}
+enum BenchCommand {
+    Machine(machine::MachineArgs),
+    Op(op::OpArgs),
+    Model(model::ModelArgs),
+    Compare(compare::CompareArgs),
+    Rivals(rivals::RivalsArgs),
+}
 
-pub(crate) fn run(args: &BenchArgs, _global: &Global) -> Result<ExitCode> {
-    match args.command {}
+pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode> {
+    match &args.command {
+        BenchCommand::Machine(args) => machine::run(args, global),
+        BenchCommand::Op(args) => op::run(args, global),
+        BenchCommand::Model(args) => model::run(args, global),
+        BenchCommand::Compare(args) => compare::run(args, global),
+        BenchCommand::Rivals(args) => rivals::run(args, global),
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Global {
         value_parser = clap::value_parser!(u16).range(1..=MOST_THREADS),
         help_heading = "General"
     )]
-    threads: Option<u16>,
+    pub(crate) threads: Option<u16>,
     /// Print the result as JSON
     #[arg(long, global = true, help_heading = "General")]
     pub(crate) json: bool,

@@ -17,6 +17,7 @@ mod merge;
 mod open;
 mod output;
 mod parity;
+mod profile;
 mod quantize;
 mod report;
 mod score;
@@ -28,7 +29,9 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Parser, Subcommand};
+use anyhow::Result;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::Subscriber;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::global::Global;
@@ -42,11 +45,19 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     #[command(subcommand)]
-    command: Command,
+    command: Top,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Top {
+    #[command(flatten)]
+    Plain(Command),
+    Profile(profile::ProfileArgs),
+}
+
+/// The commands that `profile` can run, too.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
     Report(report::ReportArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
@@ -64,22 +75,18 @@ enum Command {
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    let cli = Cli::parse();
-    log_to_stderr(cli.global.verbose);
-    let result = match cli.command {
-        Command::Report(args) => report::run(&args, &cli.global, started),
-        Command::Generate(args) => generate::run(&args, &cli.global),
-        Command::Inspect(args) => inspect::run(&args, &cli.global),
-        Command::Train(args) => train::run(&args, &cli.global),
-        Command::Data(args) => data::run(&args, &cli.global),
-        Command::Eval(args) => eval::run(&args, &cli.global),
-        Command::Score(args) => score::run(&args, &cli.global),
-        Command::Devices(args) => devices::run(&args, &cli.global),
-        Command::Parity(args) => parity::run(&args, &cli.global),
-        Command::Quantize(args) => quantize::run(&args, &cli.global),
-        Command::Merge(args) => merge::run(&args, &cli.global),
-        Command::Convert(args) => convert::run(&args, &cli.global),
-        Command::Bench(args) => bench::run(&args, &cli.global),
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let result = match &cli.command {
+        Top::Plain(command) => {
+            // Nobody else listens: this cannot fail.
+            let _ = tracing::subscriber::set_global_default(log_lines(cli.global.verbose));
+            run(command, &cli.global, started)
+        }
+        Top::Profile(args) => {
+            let profiled = matches.subcommand().and_then(|(_, matches)| matches.subcommand_name());
+            profile::run(args, profiled.unwrap_or("command"), &cli.global, started)
+        }
     };
     result.unwrap_or_else(|error| {
         // Whoever reads the output has seen enough (`roentgen … | head`): no failure.
@@ -91,7 +98,26 @@ fn main() -> ExitCode {
     })
 }
 
-fn log_to_stderr(verbose: u8) {
+fn run(command: &Command, global: &Global, started: Instant) -> Result<ExitCode> {
+    match command {
+        Command::Report(args) => report::run(args, global, started),
+        Command::Generate(args) => generate::run(args, global),
+        Command::Inspect(args) => inspect::run(args, global),
+        Command::Train(args) => train::run(args, global),
+        Command::Data(args) => data::run(args, global),
+        Command::Eval(args) => eval::run(args, global),
+        Command::Score(args) => score::run(args, global),
+        Command::Devices(args) => devices::run(args, global),
+        Command::Parity(args) => parity::run(args, global),
+        Command::Quantize(args) => quantize::run(args, global),
+        Command::Merge(args) => merge::run(args, global),
+        Command::Convert(args) => convert::run(args, global),
+        Command::Bench(args) => bench::run(args, global),
+    }
+}
+
+/// Writes log lines to stderr.
+fn log_lines(verbose: u8) -> impl Subscriber + Send + Sync + 'static {
     let level = match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
@@ -104,7 +130,7 @@ fn log_to_stderr(verbose: u8) {
         .with_max_level(level)
         .with_target(false)
         .without_time()
-        .init();
+        .finish()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

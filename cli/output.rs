@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
 use anyhow::{Context, Result};
+pub(crate) use bench::units::{flops, grouped};
 use serde::Serialize;
 
 /// Writes to stdout at once. Unlike `print!`, a closed pipe is an error and no panic.
@@ -31,6 +32,11 @@ pub(crate) fn to_terminal() -> bool {
 /// The error with its causes, each once: errors of the crates repeat the text of their cause.
 pub(crate) fn error(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "error: {}", chain(error));
+}
+
+/// Text beside the result, on stderr.
+pub(crate) fn note(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// The texts of an error and its causes, joined; a cause whose text was already said is left out.
@@ -80,42 +86,9 @@ pub(crate) fn table(head: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// `2246272880` as `2,246,272,880`.
-pub(crate) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// Bytes for people: `4.49 GB` (powers of ten, as file sizes are given).
 pub(crate) fn bytes(n: u64) -> String {
-    scaled(n as f64, &["B", "kB", "MB", "GB", "TB"])
-}
-
-/// Floating-point operations for people: `665 GFLOP`.
-pub(crate) fn flops(n: u64) -> String {
-    scaled(n as f64, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"])
-}
-
-/// Three significant digits with the unit of the nearest thousand.
-fn scaled(mut x: f64, units: &[&str]) -> String {
-    let mut unit = 0;
-    while x >= 999.5 && unit + 1 < units.len() {
-        x /= 1000.0;
-        unit += 1;
-    }
-    let decimals = match (unit, x) {
-        (0, _) | (_, 99.95..) => 0,
-        (_, 9.995..) => 1,
-        _ => 2,
-    };
-    format!("{x:.decimals$} {}", units[unit])
+    bench::units::bytes(n as f64)
 }
 
 #[cfg(test)]

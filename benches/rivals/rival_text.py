@@ -1,9 +1,34 @@
-"""Prefill and greedy decode of a transformers causal model, timed."""
+"""The shapes of SmolLM2 in transformers, and prefill and greedy decode of a causal model, timed."""
 
 import torch
-from transformers import DynamicCache
+import transformers
+from transformers import DynamicCache, LlamaConfig
 
 from rival_bench import measure
+
+
+def _smollm2(width, inner, layers, heads, kv_heads, theta):
+    return LlamaConfig(
+        vocab_size=49152,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=8192,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+
+
+SHAPES = {
+    "135m": lambda: _smollm2(576, 1536, 30, 9, 3, 100000.0),
+    "1.7b": lambda: _smollm2(2048, 8192, 24, 32, 32, 130000.0),
+}
 
 
 def prefill(model, ids, args):
@@ -37,3 +62,8 @@ def decode(model, ids, tokens, args):
 def random_ids(count, vocabulary):
     """Token ids that are no special token of the models used here."""
     return torch.randint(100, vocabulary - 200, (1, count))
+
+
+def versions():
+    """PyTorch's and transformers', as one text."""
+    return f"{torch.__version__}, transformers {transformers.__version__}"

@@ -2,14 +2,12 @@
 
 NF4 with double quantisation under every linear map but the head, LoRA on q, k, v, o, gate, up
 and down of both towers by name, bf16 autocast, one image tile and some text tokens, batch 1.
-Prints one JSON line. Recipes:
+Recipes:
 
 n  `prepare_model_for_kbit_training`: norms, embeddings and head in f32, so the residual is f32
 k  everything outside the NF4 maps stays in bf16
 """
 
-import json
-import platform
 import statistics
 import time
 import warnings
@@ -17,12 +15,11 @@ import warnings
 import bitsandbytes
 import peft
 import torch
-import transformers
 from transformers import Idefics3ForConditionalGeneration
 
-from rival_bench import measure, parser, setup
+from rival_bench import emit, measure, parser, setup
 from rival_nf4 import build, quantised_weights, release, resident, restart_peak
-from rival_text import random_ids
+from rival_text import random_ids, versions
 from torch_smolvlm import SIZES, config
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -93,10 +90,7 @@ def main():
     options.add_argument("--dora", action="store_true")
     options.add_argument("--source", choices=list(SOURCES), default="bf16", help="type before NF4")
     options.add_argument("--optimizer", choices=["adamw", "adamw8bit"], default="adamw")
-    options.set_defaults(dtype=["bf16"])
     args = options.parse_args()
-    if args.dtype != ["bf16"]:
-        options.error("the compute type is bf16")
     setup(args)
     warnings.filterwarnings("ignore", category=FutureWarning)
     bare = resident()
@@ -129,48 +123,43 @@ def main():
     seconds, load_meanwhile = measure(step, args)
     after = resident()
     forward, backward, update = (statistics.median(part) for part in zip(*parts[args.warmup :]))
-    line = {
-        "tool": "bitsandbytes",
-        "version": bitsandbytes.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "what": "QLoRA step",
-        "model": args.model,
+    about = {
+        "system": "PyTorch + PEFT + bitsandbytes",
+        "version": f"{versions()}, PEFT {peft.__version__}, bitsandbytes {bitsandbytes.__version__}",
+        "model": f"SmolVLM-{args.model.upper()} shape",
+        "weights": "NF4, double quantised",
+        "threads": args.threads,
         "recipe": args.recipe,
         "checkpointing": args.checkpointing,
-        "source": args.source,
-        "optimizer": args.optimizer,
-        "dora": args.dora,
-        "dropout": args.dropout,
-        "rows": inputs["input_ids"].shape[1],
-        "trained_parameters": sum(value.numel() for value in trained),
-        "nf4_weights": weights,
-        "nf4_bytes": size,
-        "step_seconds": round(statistics.median(seconds), 4),
-        "min": round(min(seconds), 4),
-        "max": round(max(seconds), 4),
-        "forward_seconds": round(forward, 4),
-        "backward_seconds": round(backward, 4),
-        "optimizer_seconds": round(update, 4),
-        "steps": len(seconds),
-        "load_seconds": round(load_seconds, 2),
-        "losses": [round(loss, 4) for loss in losses],
-        "threads": args.threads,
-        **load_meanwhile,
-        "machine": platform.machine(),
     }
+    emit(
+        figure="step", unit="s", values=seconds, **about, **load_meanwhile,
+        source=args.source,
+        optimizer=args.optimizer,
+        dora=args.dora,
+        dropout=args.dropout,
+        rows=inputs["input_ids"].shape[1],
+        trained_parameters=sum(value.numel() for value in trained),
+        nf4_weights=weights,
+        nf4_bytes=size,
+        forward_seconds=round(forward, 4),
+        backward_seconds=round(backward, 4),
+        optimizer_seconds=round(update, 4),
+        load_seconds=round(load_seconds, 2),
+        losses=[round(loss, 4) for loss in losses],
+    )
     if after:
-        line |= {
-            "import_rss_bytes": bare["now"],
-            "load_rss_bytes": load["now"],
-            "load_file_rss_bytes": load["files"],
-            "load_peak_rss_bytes": load_peak,
-            # Without a restarted peak the peak of the steps can't be told from that of loading.
-            "steps_peak_rss_bytes": after["peak"] if restarted else None,
-            "peak_rss_bytes": max(load_peak, after["peak"]),
-        }
-    print(json.dumps(line), flush=True)
+        peak = max(load_peak, after["peak"])
+        emit(
+            figure="peak memory", unit="B", values=[peak], **about,
+            import_rss_bytes=bare["now"],
+            load_rss_bytes=load["now"],
+            load_file_rss_bytes=load["files"],
+            load_peak_rss_bytes=load_peak,
+        )
+        # Without a restarted peak that of the steps can't be told from that of loading.
+        if restarted:
+            emit(figure="rise over the loaded model", unit="B", values=[after["peak"] - load["now"]], **about)
 
 
 if __name__ == "__main__":

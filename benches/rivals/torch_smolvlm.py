@@ -5,12 +5,12 @@ alone, the text model's prefill of as many rows, and its decode after them.
 """
 
 import torch
-import transformers
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 
 from rival_bench import measure, parser, report, setup
-from rival_text import decode, prefill, random_ids
+from rival_text import decode, prefill, random_ids, versions
 
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 SIZES = {
     "256M": {
         "text": (576, 1536, 30, 9, 3, 49280, 100000.0, 8192),
@@ -63,43 +63,40 @@ def config(size):
 
 
 def main():
-    options = parser(__doc__, repeats=5)
-    options.set_defaults(dtype=["bf16"])
+    options = parser(__doc__.splitlines()[0])
     options.add_argument("--size", choices=list(SIZES), default="256M")
+    options.add_argument("--dtype", choices=list(TYPES), default="bf16")
     options.add_argument("--text", type=int, default=100, help="text tokens beside the tile")
     options.add_argument("--decode", type=int, default=32, help="tokens of the decode")
     args = options.parse_args()
-    shape = config(args.size)
+    setup(args)
+    shape, dtype = config(args.size), TYPES[args.dtype]
     side, patch = shape.vision_config.image_size, shape.vision_config.patch_size
     tile_tokens = (side // patch // shape.scale_factor) ** 2
     rows = tile_tokens + args.text
-    for name, dtype in setup(args).items():
-        model = Idefics3ForConditionalGeneration(shape).to(dtype).eval()
-        pixels = torch.randn(1, 1, 3, side, side).to(dtype)
-        text = random_ids(rows, shape.text_config.vocab_size)
-        both = text.clone()
-        both[:, 4 : 4 + tile_tokens] = shape.image_token_id
-        about = {
-            "model": f"SmolVLM-{args.size} shape",
-            "dtype": name,
-            "rows": rows,
-            "transformers": transformers.__version__,
-            "parameters": model.num_parameters(),
-        }
-        with torch.inference_mode():
-            times = measure(
-                lambda _: model(
-                    input_ids=both, pixel_values=pixels, use_cache=True, logits_to_keep=1
-                ),
-                args,
-            )
-            report(times, None, "s", what="whole forward", **about)
-            times = measure(lambda _: model.model.get_image_features(pixels), args)
-            report(times, None, "s", what="vision and connector", **about)
-            times = prefill(model, text, args)
-            report(times, rows, "tok/s", what="text prefill", **about)
-            times = decode(model, text, args.decode, args)
-            report(times, args.decode, "tok/s", what="decode", tokens=args.decode, **about)
+    model = Idefics3ForConditionalGeneration(shape).to(dtype).eval()
+    pixels = torch.randn(1, 1, 3, side, side).to(dtype)
+    text = random_ids(rows, shape.text_config.vocab_size)
+    both = text.clone()
+    both[:, 4 : 4 + tile_tokens] = shape.image_token_id
+    about = {
+        "system": "PyTorch",
+        "version": versions(),
+        "model": f"SmolVLM-{args.size} shape",
+        "weights": args.dtype,
+        "threads": torch.get_num_threads(),
+    }
+    with torch.inference_mode():
+        times = measure(lambda _: model.model.get_image_features(pixels), args)
+        report(times, None, "s", figure="vision", **about)
+        times = measure(
+            lambda _: model(input_ids=both, pixel_values=pixels, use_cache=True, logits_to_keep=1), args
+        )
+        report(times, None, "s", figure=f"first token, 1 tile + {args.text}", **about)
+        times = prefill(model, text, args)
+        report(times, rows, "tokens/s", figure=f"prefill {rows}", **about)
+        times = decode(model, text, args.decode, args)
+        report(times, args.decode, "tokens/s", figure=f"decode {args.decode} at {rows}", **about)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ use crate::Tensor;
 use crate::backend::{Compiled, Offers};
 use crate::error::{Error, Result};
 use crate::op::{Op, Saves, Spec};
+use crate::profile::current_module;
 
 thread_local! {
     static DISABLED: Cell<bool> = const { Cell::new(false) };
@@ -61,6 +62,8 @@ pub(crate) struct Node {
     inputs: Vec<Spec>,
     outputs: Vec<Spec>,
     saved: Mutex<Option<Saved>>,
+    /// The module that it ran in, if someone listens: its gradient belongs there, too.
+    module: tracing::Span,
 }
 
 /// A long chain of nodes is unlinked in a loop: dropping it by recursion would overflow the stack.
@@ -253,6 +256,7 @@ fn attach(record: Box<dyn Record>, inputs: &[&Tensor], outputs: Vec<Tensor>, sav
         inputs: inputs.iter().map(|t| t.spec()).collect(),
         outputs: outputs.iter().map(Tensor::spec).collect(),
         saved: Mutex::new(Some(saved)),
+        module: current_module(),
     });
     outputs
         .into_iter()
@@ -329,6 +333,7 @@ fn walk(seeds: &[(History, Tensor)], sink: &mut Gradients) -> Result<()> {
                 node.record.name()
             ))
         })?;
+        let _module = node.module.enter();
         let ctx = GradContext { node: &node, saved: &saved };
         let results = node.record.backward(&ctx, grads, sink)?;
         drop(saved);

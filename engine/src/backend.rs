@@ -43,11 +43,12 @@
 
 use std::any::Any;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::memory::{Memory, current_tag};
-use crate::{Cpu, DType, Error, Layout, Op, Result, Wgpu};
+use crate::{Cpu, DType, Error, Layout, Op, Result, Tensor, Wgpu};
 
 /// A way to hold buffers and run kernels on them.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -65,6 +66,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn write(&self, buffer: &Self::Buffer, at: usize, data: &[u8]) -> Result<()>;
     /// Copies from byte `at` of the buffer, after all work submitted before.
     fn read(&self, buffer: &Self::Buffer, at: usize, data: &mut [u8]) -> Result<()>;
+    /// Says that these parts of buffers will be read soon, the first first. A device may fetch them while it has
+    /// nothing better to do; no result depends on it.
+    fn will_read(&self, parts: &mut dyn Iterator<Item = (&Self::Buffer, Range<usize>)>) {
+        let _ = parts;
+    }
 }
 
 /// The kernel of operation `O` on a backend.
@@ -154,6 +160,7 @@ trait AnyBackend: Any + Send + Sync {
     fn allocate(&self, bytes: usize, zeroed: bool) -> Option<Box<dyn Any + Send + Sync>>;
     fn write(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &[u8]) -> Result<()>;
     fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()>;
+    fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>);
 }
 
 fn own<B: Backend>(buffer: &(dyn Any + Send + Sync)) -> &B::Buffer {
@@ -174,6 +181,9 @@ impl<B: Backend> AnyBackend for B {
     fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()> {
         Backend::read(self, own::<B>(buffer), at, data)
     }
+    fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>) {
+        Backend::will_read(self, &mut parts.map(|(buffer, range)| (own::<B>(buffer), range)));
+    }
 }
 
 /// A device: a backend and the books of its memory. Cheap to clone.
@@ -188,7 +198,7 @@ struct DeviceInner {
 impl Device {
     /// A device of its own around `backend`.
     pub fn new<B: Backend>(backend: B) -> Self {
-        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::default() }))
+        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::new(B::NAME) }))
     }
 
     /// The processor. One per process.
@@ -211,6 +221,17 @@ impl Device {
     pub fn backend<B: Backend>(&self) -> Option<&B> {
         let any: &dyn Any = &*self.0.backend;
         any.downcast_ref()
+    }
+
+    /// Says that these tensors will be read soon, the first first: a device may fetch them while it has nothing better
+    /// to do. A later call replaces an earlier one; no result depends on it. Tensors of other devices are passed over.
+    pub fn will_read<'a>(&self, tensors: impl IntoIterator<Item = &'a Tensor>) {
+        let here = tensors.into_iter().filter(|t| t.device() == self);
+        self.0.backend.will_read(&mut here.map(|t| {
+            let (layout, size) = (t.layout(), t.dtype().size());
+            let start = layout.offset * size;
+            (&*t.storage().buffer, start..start + layout.span() * size)
+        }));
     }
 
     pub(crate) fn allocate(&self, bytes: usize, zeroed: bool) -> Result<Arc<Storage>> {

@@ -13,6 +13,7 @@
 
 mod autograd;
 mod backend;
+mod capture;
 mod codebook;
 pub mod cpu;
 mod dtype;
@@ -21,6 +22,7 @@ mod layout;
 pub mod memory;
 mod op;
 pub mod ops;
+pub mod profile;
 mod quantized;
 mod rng;
 mod tensor;
@@ -29,6 +31,7 @@ pub mod wgpu;
 
 pub use autograd::{GradContext, Gradients, checkpoint, no_grad};
 pub use backend::{Backend, Compiled, Device, Input, Kernel, Offers, Output};
+pub use capture::{Application, capture};
 pub use codebook::Codebook;
 pub use cpu::Cpu;
 pub use dtype::{DType, Element, Float};

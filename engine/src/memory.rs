@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use crate::profile;
+
 thread_local! {
     static TAG: Cell<&'static str> = const { Cell::new("other") };
 }
@@ -41,22 +43,32 @@ impl Usage {
 }
 
 /// The books of one device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    /// Name of its backend.
+    device: &'static str,
     books: Mutex<(Usage, BTreeMap<&'static str, Usage>)>,
 }
 
 impl Memory {
+    pub(crate) fn new(device: &'static str) -> Self {
+        Self { device, books: Mutex::default() }
+    }
+
     pub(crate) fn add(&self, tag: &'static str, bytes: usize) {
         let mut books = self.books.lock().unwrap();
         books.0.add(bytes);
         books.1.entry(tag).or_default().add(bytes);
+        drop(books);
+        profile::memory(self.device, tag, bytes as i64);
     }
 
     pub(crate) fn remove(&self, tag: &'static str, bytes: usize) {
         let mut books = self.books.lock().unwrap();
         books.0.current -= bytes;
         books.1.entry(tag).or_default().current -= bytes;
+        drop(books);
+        profile::memory(self.device, tag, -(bytes as i64));
     }
 
     /// Over all tags.

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 
 use crate::autograd::{self, GradContext};
 use crate::backend::{Compiled, Device, Offers, Placed};
+use crate::capture;
 use crate::error::{Error, Result, rule};
 use crate::layout::{Dims, Layout};
-use crate::{DType, Tensor};
+use crate::{DType, Tensor, profile};
 
 /// Shape and element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,17 +130,17 @@ where
     Compiled: Offers<O>,
 {
     let specs: Vec<Spec> = inputs.iter().map(|t| t.spec()).collect();
-    let outputs = op.infer(&specs)?;
+    let made = op.infer(&specs)?;
     let device = device_of::<O>(inputs)?;
-    let outputs: Vec<Tensor> = outputs
+    let outputs: Vec<Tensor> = made
         .iter()
         .map(|spec| {
             let storage = device.allocate(spec.bytes(), false)?;
             Ok(Tensor::from_storage(storage, Layout::contiguous(spec.dims), spec.dtype))
         })
         .collect::<Result<_>>()?;
-    let _span = tracing::trace_span!(target: "roentgen::op", "op", name = O::NAME).entered();
     {
+        let _span = profile::operation(&op, &device, &specs, &made).entered();
         let _guards: Vec<_> = inputs
             .iter()
             .map(|t| t.storage().access.try_read().map_err(|_| busy::<O>()))
@@ -148,6 +149,7 @@ where
         let targets: Vec<Placed<'_>> = outputs.iter().map(Tensor::placed).collect();
         Compiled::dispatch(&device, &op, &placed, &targets)?;
     }
+    capture::keep(&op, &[], inputs);
     Ok(autograd::record(op, inputs, outputs))
 }
 
@@ -197,7 +199,7 @@ where
             ));
         }
     }
-    let _span = tracing::trace_span!(target: "roentgen::op", "op", name = O::NAME).entered();
+    let _span = profile::operation(&op, &device, &specs, &wanted).entered();
     let _reads: Vec<_> = inputs
         .iter()
         .map(|t| t.storage().access.try_read().map_err(|_| busy::<O>()))
@@ -209,6 +211,7 @@ where
     let placed: Vec<Placed<'_>> = inputs.iter().map(|t| t.placed()).collect();
     let outputs: Vec<Placed<'_>> = targets.iter().map(|t| t.placed()).collect();
     Compiled::dispatch(&device, &op, &placed, &outputs)?;
+    capture::keep(&op, targets, inputs);
     for target in targets {
         target.storage().version.fetch_add(1, Ordering::AcqRel);
     }

@@ -56,6 +56,16 @@ impl Tensor {
         Self { storage: self.storage.clone(), layout, dtype: self.dtype, history: History::None }
     }
 
+    /// The same elements in a storage of their own: same strides, gaps and place within a cache line.
+    pub(crate) fn duplicate(&self) -> Result<Self> {
+        let size = self.dtype.size();
+        let offset = self.layout.offset % (LINE / size);
+        let bytes = self.to_strided_bytes()?;
+        let storage = self.device().allocate(offset * size + bytes.len(), false)?;
+        storage.write(offset * size, &bytes)?;
+        Ok(Self::from_storage(storage, Layout { offset, ..self.layout }, self.dtype))
+    }
+
     // ---- creation
 
     /// A tensor of shape `dims` with the given elements in row-major order.
@@ -143,7 +153,9 @@ impl Tensor {
         for at in (0..count).step_by(PART) {
             let values = &mut values[..PART.min(count - at)];
             rng.normals(values);
-            values.iter_mut().for_each(|x| *x *= std);
+            for x in values.iter_mut() {
+                *x *= std;
+            }
             let part = Self::from_slice(values, &[values.len()], device)?.to_dtype(dtype)?;
             storage.write(at * dtype.size(), &part.to_bytes()?)?;
         }
@@ -265,6 +277,16 @@ impl Tensor {
         Ok(self.to_f64_vec()?[0])
     }
 
+    /// The little-endian bytes of the storage from the first to the last element of this view, gaps included: element
+    /// `(i, j, …)` lies `i·strides[0] + j·strides[1] + …` elements in. No kernel takes part, so that checks of kernels
+    /// can rely on it.
+    pub fn to_strided_bytes(&self) -> Result<Vec<u8>> {
+        let size = self.dtype.size();
+        let mut out = vec![0; self.layout.span() * size];
+        self.storage.read(self.layout.offset * size, &mut out)?;
+        Ok(out)
+    }
+
     /// A copy on another device; itself if it is there already.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         if device == self.device() {
@@ -273,6 +295,9 @@ impl Tensor {
         Self::from_bytes(&self.to_bytes()?, &self.dims(), self.dtype, device)
     }
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Elements shown at each end of a dimension.
 const EDGE: usize = 3;

@@ -114,14 +114,34 @@ impl Bootstrap {
         if n < 2 || self.resamples == 0 {
             return None;
         }
-        let mut scores: Vec<f64> =
-            (0..self.resamples).map(|r| samples.of(self.draw(r, n))).filter(|s| s.is_finite()).collect();
-        if scores.len() * 2 < self.resamples {
+        self.ends((0..self.resamples).map(|r| samples.of(self.draw(r, n))))
+    }
+
+    /// The percentile interval of any statistic of independent groups with these sizes; `statistic` gets the drawn
+    /// indices of each group. `None` if a group has fewer than two members, or most resamples have no value.
+    pub fn interval_of(
+        &self,
+        sizes: &[usize],
+        mut statistic: impl FnMut(&[Vec<usize>]) -> f64,
+    ) -> Option<Interval> {
+        if sizes.iter().any(|&n| n < 2) || sizes.is_empty() || self.resamples == 0 {
             return None;
         }
-        scores.sort_unstable_by(f64::total_cmp);
+        let draws = |r: usize| -> Vec<Vec<usize>> {
+            sizes.iter().enumerate().map(|(g, &n)| self.draw(r * sizes.len() + g, n).collect()).collect()
+        };
+        self.ends((0..self.resamples).map(|r| statistic(&draws(r))))
+    }
+
+    /// Both ends of the values of all resamples.
+    fn ends(&self, values: impl Iterator<Item = f64>) -> Option<Interval> {
+        let mut values: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+        if values.len() * 2 < self.resamples {
+            return None;
+        }
+        values.sort_unstable_by(f64::total_cmp);
         let tail = (1.0 - self.level.clamp(0.0, 1.0)) / 2.0;
-        Some(Interval { low: quantile(&scores, tail), high: quantile(&scores, 1.0 - tail) })
+        Some(Interval { low: quantile(&values, tail), high: quantile(&values, 1.0 - tail) })
     }
 
     /// Two-sided p-value of the difference of two systems on the same pairs: how often a resampled difference lies

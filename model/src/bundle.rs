@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::ops::RopeKind;
+use engine::profile::phase;
 use engine::weights::{Weights, gguf};
 use engine::{DType, Device, QuantConfig, Tensor, no_grad};
 
@@ -154,6 +155,7 @@ impl Bundle {
     /// Opens a folder in Hugging Face layout or a GGUF file. Weights become `dtype`, or stay as the file
     /// has them (f16 and block-quantised ones become f32, which holds their values exactly).
     pub fn open(path: &Path, dtype: Option<DType>, device: &Device) -> Result<Self> {
+        let _phase = phase("load");
         if path.is_dir() {
             let loader = Loader::from_weights(Arc::new(Weights::open(path)?), dtype, device);
             return Self::assemble(&Files::Folder(path.into()), &loader);
@@ -177,6 +179,7 @@ impl Bundle {
         skip: Vec<String>,
         device: &Device,
     ) -> Result<Self> {
+        let _phase = phase("load");
         let loader =
             Loader::from_weights(Arc::new(Weights::open(folder)?), dtype, device).quantized(config, skip);
         Self::assemble(&Files::Folder(folder.into()), &loader)
@@ -184,6 +187,7 @@ impl Bundle {
 
     /// A model that is part of the program.
     pub fn embedded(files: Embedded, dtype: Option<DType>, device: &Device) -> Result<Self> {
+        let _phase = phase("load");
         let name = "model.safetensors";
         let bytes = files.files.iter().find(|f| f.0 == name);
         let bytes = bytes.ok_or_else(|| Error::Input(format!("{}/{name}: missing", files.name)))?.1;
@@ -334,13 +338,20 @@ impl Bundle {
     /// A conversation with its images, embedded. Runs the vision tower.
     pub fn prompt(&self, messages: &[Message], images: &[Tiles<'_>]) -> Result<generate::Prompt> {
         let grids: Vec<_> = images.iter().map(Tiles::grid).collect();
-        let ids = self.encoder()?.encode(messages, &grids)?.ids;
+        let ids = {
+            let _phase = phase("prompt");
+            self.encoder()?.encode(messages, &grids)?.ids
+        };
         self.embed(ids, images)
     }
 
     /// Text as it is, without a template; `<image>` is not expanded.
     pub fn raw_prompt(&self, text: &str) -> Result<generate::Prompt> {
-        self.embed(self.tokenizer.encode(text)?, &[])
+        let ids = {
+            let _phase = phase("prompt");
+            self.tokenizer.encode(text)?
+        };
+        self.embed(ids, &[])
     }
 
     fn embed(&self, ids: Vec<u32>, images: &[Tiles<'_>]) -> Result<generate::Prompt> {
@@ -355,6 +366,7 @@ impl Bundle {
             Network::Llama(model) => model.embed(&ids, 1),
             Network::SmolVlm(model) => {
                 let features = self.pixels(images)?.map(|p| model.image_features(&p, None)).transpose()?;
+                let _phase = phase("prompt");
                 model.embed(&ids, 1, features.as_ref())
             }
         })?;
@@ -365,6 +377,7 @@ impl Bundle {
     pub fn pixels(&self, images: &[Tiles<'_>]) -> Result<Option<Tensor>> {
         let tiles: usize = images.iter().map(Tiles::count).sum();
         let Some(first) = images.first() else { return Ok(None) };
+        let _phase = phase("image");
         let edge = first.edge();
         let mut values = vec![0.0; tiles * 3 * edge * edge];
         let mut rest = &mut values[..];

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use engine::profile::{Scope, phase};
 use engine::{Rng, Tensor, no_grad};
 
 use crate::error::{Error, Result};
@@ -168,7 +169,10 @@ pub fn generate(
         let empty = Generation { ids: Vec::new(), text: String::new(), finish: Finish::Length };
         return Ok((vec![empty; prompts.len()], Timings::default()));
     }
-    no_grad(|| Run::start(model, tokenizer, prompts, options)?.finish(on_text))
+    no_grad(|| {
+        let prefill = phase("prefill");
+        Run::start(model, tokenizer, prompts, options)?.finish(prefill, on_text)
+    })
 }
 
 struct Sequence<'a> {
@@ -261,20 +265,18 @@ impl<'a> Run<'a> {
 
     fn finish(
         mut self,
+        prefill: Scope,
         on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<(Vec<Generation>, Timings)> {
-        let mut since = self.started;
-        loop {
-            let next = self.choose(on_text)?;
-            if self.timings.prefill.is_zero() {
-                self.timings.prefill = self.started.elapsed();
-                since = Instant::now();
-            }
-            if self.sequences.iter().all(|s| s.finish.is_some()) {
-                break;
-            }
+        let mut next = self.choose(on_text)?;
+        drop(prefill);
+        self.timings.prefill = self.started.elapsed();
+        let since = Instant::now();
+        while self.sequences.iter().any(|s| s.finish.is_none()) {
+            let _phase = phase("decode");
             self.step(&next)?;
             self.timings.decode_steps += 1;
+            next = self.choose(on_text)?;
         }
         self.timings.decode = since.elapsed();
         let generations = self

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use engine::ops::RopeKind;
+use engine::profile::module;
 use engine::{DType, Device, Tensor, checkpoint};
 
 use crate::config::TextConfig;
@@ -29,6 +30,7 @@ impl Names {
 
 /// The decoder with its embedding and head.
 pub struct Llama {
+    path: &'static str,
     config: TextConfig,
     rope: RopeKind,
     /// `[vocabulary, hidden]`
@@ -41,6 +43,7 @@ pub struct Llama {
 }
 
 struct Layer {
+    path: String,
     index: usize,
     input_layernorm: RmsNorm,
     attention: Attention,
@@ -49,6 +52,7 @@ struct Layer {
 }
 
 struct Attention {
+    path: String,
     q: Linear,
     k: Linear,
     v: Linear,
@@ -61,6 +65,7 @@ struct Attention {
 }
 
 struct Mlp {
+    path: String,
     gate: Linear,
     up: Linear,
     down: Linear,
@@ -152,7 +157,16 @@ impl Llama {
         } else {
             Linear::load(loader, names.head, h, config.vocab_size, false)?
         };
-        Ok(Self { config: config.clone(), rope, embed_tokens, layers, norm, head, checkpointing: false })
+        Ok(Self {
+            path: prefix,
+            config: config.clone(),
+            rope,
+            embed_tokens,
+            layers,
+            norm,
+            head,
+            checkpointing: false,
+        })
     }
 
     /// The sizes.
@@ -186,6 +200,7 @@ impl Llama {
 
     /// Embeddings `[batch, n, hidden]` of token ids.
     pub fn embed(&self, ids: &[u32], batch: usize) -> Result<Tensor> {
+        let _module = module(self.path);
         let n = ids.len() / batch.max(1);
         if ids.len() != batch * n || batch == 0 {
             return Err(Error::Input(format!(
@@ -199,6 +214,7 @@ impl Llama {
     /// Hidden states after the final norm, `[batch, new, hidden]`, from embeddings of that shape. With a
     /// cache the new tokens follow the cached ones.
     pub fn forward(&self, embeds: &Tensor, places: &Places, mut cache: Option<&mut Cache>) -> Result<Tensor> {
+        let _module = module(self.path);
         let new = embeds.dim(1)?;
         let seen = cache.as_ref().map_or(0, |c| c.len);
         if let Some(cache) = &cache
@@ -217,13 +233,19 @@ impl Llama {
             )));
         }
         let mut x = embeds.clone();
+        let few = embeds.dim(0)? * new <= FEW_ROWS;
         for (i, layer) in self.layers.iter().enumerate() {
             x = match &cache {
                 None if self.checkpointing => {
                     let (layer, places) = (layer.clone(), places.clone());
-                    checkpoint(&[&x], move |x| layer.forward(&x[0], &places, None).map_err(into_engine))?
+                    checkpoint(&[&x], move |x| {
+                        layer.forward(&x[0], &places, None, None).map_err(into_engine)
+                    })?
                 }
-                _ => layer.forward(&x, places, cache.as_deref())?,
+                _ => {
+                    let next = few.then(|| self.layers.get(i + 1).map_or(vec![&self.head], |l| l.first()));
+                    layer.forward(&x, places, cache.as_deref(), next.as_deref())?
+                }
             };
             stage(|| format!("text.layer{i}"), &x);
         }
@@ -237,11 +259,20 @@ impl Llama {
 
     /// Logits `[…, vocabulary]` of hidden states `[…, hidden]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        if let Some(layer) =
+            self.layers.first().filter(|_| hidden.count() <= FEW_ROWS * self.config.hidden_size)
+        {
+            // Of the next token.
+            Linear::come_next(&layer.first());
+        }
         let logits = self.head.forward(hidden)?;
         stage(|| "logits".into(), &logits);
         Ok(logits)
     }
 }
+
+/// Rows up to which products wait for their weights rather than for arithmetic.
+const FEW_ROWS: usize = 8;
 
 fn into_engine(error: Error) -> engine::Error {
     match error {
@@ -258,9 +289,11 @@ impl Layer {
         let attn = format!("{name}.self_attn");
         let mlp = format!("{name}.mlp");
         Ok(Self {
+            path: name.to_owned(),
             index,
             input_layernorm: RmsNorm::load(loader, &format!("{name}.input_layernorm"), h, eps)?,
             attention: Attention {
+                path: attn.clone(),
                 q: Linear::load(loader, &format!("{attn}.q_proj"), h, q, false)?,
                 k: Linear::load(loader, &format!("{attn}.k_proj"), h, kv, false)?,
                 v: Linear::load(loader, &format!("{attn}.v_proj"), h, kv, false)?,
@@ -278,6 +311,7 @@ impl Layer {
                 eps,
             )?,
             mlp: Mlp {
+                path: mlp.clone(),
                 gate: Linear::load(loader, &format!("{mlp}.gate_proj"), h, inter, false)?,
                 up: Linear::load(loader, &format!("{mlp}.up_proj"), h, inter, false)?,
                 down: Linear::load(loader, &format!("{mlp}.down_proj"), inter, h, false)?,
@@ -285,26 +319,53 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, places: &Places, cache: Option<&Cache>) -> Result<Tensor> {
+    /// The layers that read its input.
+    fn first(&self) -> Vec<&Linear> {
+        vec![&self.attention.q, &self.attention.k, &self.attention.v]
+    }
+
+    /// With `next`, the linear layers that come after this one, each product first says which two follow it: while small
+    /// operations run on one thread the others can fetch their weights.
+    fn forward(
+        &self,
+        x: &Tensor,
+        places: &Places,
+        cache: Option<&Cache>,
+        next: Option<&[&Linear]>,
+    ) -> Result<Tensor> {
+        let _module = module(&self.path);
         let i = self.index;
+        let mlp = next.map(|_| &self.mlp);
         let normed = self.input_layernorm.forward(x)?;
         stage(|| format!("text.layer{i}.input_layernorm"), &normed);
-        let attended = self.attention.forward(&normed, places, cache, i)?;
+        let attended = self.attention.forward(&normed, places, cache, i, mlp)?;
         stage(|| format!("text.layer{i}.attention"), &attended);
         let x = x.add(&attended)?;
-        let fed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?;
+        let fed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?, next)?;
         stage(|| format!("text.layer{i}.mlp"), &fed);
         Ok(x.add(&fed)?)
     }
 }
 
 impl Attention {
-    fn forward(&self, x: &Tensor, places: &Places, cache: Option<&Cache>, layer: usize) -> Result<Tensor> {
+    fn forward(
+        &self,
+        x: &Tensor,
+        places: &Places,
+        cache: Option<&Cache>,
+        layer: usize,
+        next: Option<&Mlp>,
+    ) -> Result<Tensor> {
+        let _module = module(&self.path);
         let (b, s, d) = (x.dim(0)?, x.dim(1)?, self.head_dim);
-        let split = |y: Tensor, heads| y.reshape(&[b, s, heads, d]);
-        let q = split(self.q.forward(x)?, self.heads)?.rope(&places.positions, self.theta, self.rope)?;
-        let k = split(self.k.forward(x)?, self.kv_heads)?.rope(&places.positions, self.theta, self.rope)?;
-        let v = split(self.v.forward(x)?, self.kv_heads)?;
+        let split = |y: &Tensor, heads| y.reshape(&[b, s, heads, d]);
+        if let Some(mlp) = next {
+            Linear::come_next(&[&self.o, &mlp.gate, &mlp.up]);
+        }
+        let [q, k, v] = Linear::forward_group([&self.q, &self.k, &self.v], x)?;
+        let q = split(&q, self.heads)?.rope(&places.positions, self.theta, self.rope)?;
+        let k = split(&k, self.kv_heads)?.rope(&places.positions, self.theta, self.rope)?;
+        let v = split(&v, self.kv_heads)?;
         // The kernel works in the compute type even where the residual stream is wider (spec smolvlm §7).
         let kernel = self.o.compute.unwrap_or(x.dtype());
         let (q, k, v) = (q.to_dtype(kernel)?, k.to_dtype(kernel)?, v.to_dtype(kernel)?);
@@ -314,13 +375,22 @@ impl Attention {
         };
         let scale = (d as f32).sqrt().recip();
         let y = q.attention(&k, &v, places.key_mask.as_ref(), scale, true)?;
+        if let Some(mlp) = next {
+            Linear::come_next(&[&mlp.gate, &mlp.up, &mlp.down]);
+        }
         Ok(self.o.forward(&y.reshape(&[b, s, self.heads * d])?)?.to_dtype(x.dtype())?)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.gate.forward(x)?.gated_silu(&self.up.forward(x)?)?;
+    fn forward(&self, x: &Tensor, next: Option<&[&Linear]>) -> Result<Tensor> {
+        let _module = module(&self.path);
+        if let Some(next) = next {
+            Linear::come_next(&[&[&self.down], next].concat());
+        }
+        let [gate, up] = Linear::forward_group([&self.gate, &self.up], x)?;
+        let hidden = gate.gated_silu(&up)?;
+        Linear::come_next(next.unwrap_or_default());
         Ok(self.down.forward(&hidden)?)
     }
 }

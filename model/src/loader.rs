@@ -16,6 +16,9 @@ enum Source {
     Random { rng: Mutex<Rng> },
 }
 
+/// Values after which a [repeating](Loader::repeating) tensor begins again: a prime, so that no two rows are alike.
+pub const PERIOD: usize = 65_521;
+
 /// Gives modules their tensors by name and remembers what it gave.
 pub struct Loader {
     source: Source,
@@ -25,6 +28,7 @@ pub struct Loader {
     compute: Option<DType>,
     quantize: Option<(QuantConfig, Vec<String>)>,
     trainable: bool,
+    repeating: bool,
     given: Mutex<Vec<(String, Tensor)>>,
 }
 
@@ -66,6 +70,7 @@ impl Loader {
             compute: None,
             quantize: None,
             trainable: false,
+            repeating: false,
             given: Mutex::default(),
         }
     }
@@ -74,6 +79,14 @@ impl Loader {
     #[must_use]
     pub fn trainable(mut self) -> Self {
         self.trainable = true;
+        self
+    }
+
+    /// Lets large random tensors repeat [`PERIOD`] values: for measurements, where drawing billions of deviates would
+    /// take longer than what is measured.
+    #[must_use]
+    pub fn repeating(mut self) -> Self {
+        self.repeating = true;
         self
     }
 
@@ -182,7 +195,14 @@ impl Loader {
 
     fn draw(&self, rng: &mut Rng, dims: &[usize], init: Init) -> Result<Tensor> {
         let dtype = self.dtype.unwrap_or(DType::F32);
+        let count: usize = dims.iter().product();
         Ok(match init {
+            Init::Normal(std) if self.repeating && count > PERIOD => {
+                let period = Tensor::randn(&[PERIOD], std, dtype, rng, &self.device)?.to_bytes()?;
+                let mut bytes = period.repeat(count.div_ceil(PERIOD));
+                bytes.truncate(count * dtype.size());
+                Tensor::from_bytes(&bytes, dims, dtype, &self.device)?
+            }
             Init::Normal(std) => Tensor::randn(dims, std, dtype, rng, &self.device)?,
             Init::Constant(value) => Tensor::full(dims, value, dtype, &self.device)?.copy()?,
         })

@@ -5,6 +5,7 @@ mod linear;
 mod lora;
 
 use engine::Tensor;
+use engine::profile::module;
 
 pub(crate) use dropout::salt;
 pub use dropout::{Active, DropoutState};
@@ -19,6 +20,7 @@ pub const INIT_STD: f32 = 0.02;
 
 /// Layer normalisation with weight and bias `[n]`.
 pub struct LayerNorm {
+    path: String,
     weight: Tensor,
     bias: Tensor,
     eps: f32,
@@ -28,6 +30,7 @@ impl LayerNorm {
     /// Tensors `{name}.weight` and `{name}.bias`.
     pub fn load(loader: &Loader, name: &str, n: usize, eps: f64) -> Result<Self> {
         Ok(Self {
+            path: name.to_owned(),
             weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?,
             bias: loader.get(&format!("{name}.bias"), &[n], Init::Constant(0.0))?,
             eps: eps as f32,
@@ -36,12 +39,14 @@ impl LayerNorm {
 
     /// Over the last dimension.
     pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        let _module = module(&self.path);
         x.layer_norm(&self.weight, &self.bias, self.eps)
     }
 }
 
 /// RMS normalisation with weight `[n]`.
 pub struct RmsNorm {
+    path: String,
     weight: Tensor,
     eps: f32,
 }
@@ -50,6 +55,7 @@ impl RmsNorm {
     /// Tensor `{name}.weight`.
     pub fn load(loader: &Loader, name: &str, n: usize, eps: f64) -> Result<Self> {
         Ok(Self {
+            path: name.to_owned(),
             weight: loader.get(&format!("{name}.weight"), &[n], Init::Constant(1.0))?,
             eps: eps as f32,
         })
@@ -57,6 +63,7 @@ impl RmsNorm {
 
     /// Over the last dimension.
     pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        let _module = module(&self.path);
         x.rms_norm(&self.weight, self.eps)
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use engine::ops::GeluKind;
+use engine::profile::module;
 use engine::{DType, Tensor, checkpoint};
 
 use crate::config::VisionConfig;
@@ -14,6 +15,7 @@ use crate::stage::stage;
 
 /// The tower.
 pub struct Siglip {
+    path: String,
     config: VisionConfig,
     /// `[hidden, 3, patch, patch]`
     patch_embedding: Linear4,
@@ -27,6 +29,7 @@ pub struct Siglip {
 
 /// Weight and bias of the patch convolution.
 struct Linear4 {
+    path: String,
     weight: Tensor,
     bias: Tensor,
     /// As in [`Linear`].
@@ -34,6 +37,9 @@ struct Linear4 {
 }
 
 struct Layer {
+    path: String,
+    attention_path: String,
+    mlp_path: String,
     index: usize,
     layer_norm1: LayerNorm,
     q: Linear,
@@ -65,8 +71,10 @@ impl Siglip {
         let patch = format!("{name}.embeddings.patch_embedding");
         let weight_dims = [h, config.num_channels, p, p];
         Ok(Self {
+            path: name.to_owned(),
             config: config.clone(),
             patch_embedding: Linear4 {
+                path: patch.clone(),
                 weight: loader.get(&format!("{patch}.weight"), &weight_dims, Init::Normal(INIT_STD))?,
                 bias: loader.get(&format!("{patch}.bias"), &[h], Init::Constant(0.0))?,
                 compute: loader.compute(),
@@ -102,6 +110,7 @@ impl Siglip {
     /// Features `[tiles, grid², hidden]` of `pixels [tiles, 3, edge, edge]`. `patches` says which patches are
     /// valid, row by row, tile by tile; `None` if all are.
     pub fn forward(&self, pixels: &Tensor, patches: Option<&[bool]>) -> Result<Tensor> {
+        let _module = module(&self.path);
         let (edge, g) = (self.config.image_size, self.config.grid());
         let tiles = pixels.dim(0)?;
         if pixels.dims()[1..] != [self.config.num_channels, edge, edge] {
@@ -112,10 +121,13 @@ impl Siglip {
             )));
         }
         let patches_in = self.patch_embedding.compute.unwrap_or(pixels.dtype());
-        let embedded = pixels
-            .to_dtype(patches_in)?
-            .patch_conv(&self.patch_embedding.weight, Some(&self.patch_embedding.bias))?
-            .to_dtype(pixels.dtype())?;
+        let embedded = {
+            let _module = module(&self.patch_embedding.path);
+            pixels
+                .to_dtype(patches_in)?
+                .patch_conv(&self.patch_embedding.weight, Some(&self.patch_embedding.bias))?
+                .to_dtype(pixels.dtype())?
+        };
         let table = self.position_embedding.to_dtype(embedded.dtype())?;
         let (positions, key_mask) = match patches {
             Some(valid) if valid.len() != tiles * g * g => {
@@ -156,6 +168,9 @@ impl Layer {
         let (h, inter, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let linear = |part: &str, a, b| Linear::load(loader, &format!("{name}.{part}"), a, b, true);
         Ok(Self {
+            path: name.to_owned(),
+            attention_path: format!("{name}.self_attn"),
+            mlp_path: format!("{name}.mlp"),
             index,
             layer_norm1: LayerNorm::load(loader, &format!("{name}.layer_norm1"), h, eps)?,
             q: linear("self_attn.q_proj", h, h)?,
@@ -170,10 +185,12 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, key_mask: Option<&Tensor>) -> engine::Result<Tensor> {
+        let _module = module(&self.path);
         let i = self.index;
         let (b, s, h) = (x.dim(0)?, x.dim(1)?, x.dim(2)?);
         let d = h / self.heads;
         let normed = self.layer_norm1.forward(x)?;
+        let attention = module(&self.attention_path);
         let split = |y: Tensor| y.reshape(&[b, s, self.heads, d]);
         let (q, k, v) = (
             split(self.q.forward(&normed)?)?,
@@ -184,10 +201,13 @@ impl Layer {
         let (q, k, v) = (q.to_dtype(kernel)?, k.to_dtype(kernel)?, v.to_dtype(kernel)?);
         let y = q.attention(&k, &v, key_mask, (d as f32).sqrt().recip(), false)?;
         let attended = self.out.forward(&y.reshape(&[b, s, h])?)?.to_dtype(x.dtype())?;
+        drop(attention);
         stage(|| format!("vision.layer{i}.attention"), &attended);
         let x = x.add(&attended)?;
-        let fed =
-            self.fc2.forward(&self.fc1.forward(&self.layer_norm2.forward(&x)?)?.gelu(GeluKind::Tanh)?)?;
+        let normed = self.layer_norm2.forward(&x)?;
+        let mlp = module(&self.mlp_path);
+        let fed = self.fc2.forward(&self.fc1.forward(&normed)?.gelu(GeluKind::Tanh)?)?;
+        drop(mlp);
         stage(|| format!("vision.layer{i}.mlp"), &fed);
         x.add(&fed)
     }

@@ -2,6 +2,7 @@
 //! map, and a decoder that reads image features in the places of `<image>` tokens.
 
 use engine::ops::RopeKind;
+use engine::profile::{module, phase};
 use engine::{DType, Tensor};
 
 use crate::config::{Config, VisionLanguageConfig};
@@ -82,7 +83,9 @@ impl SmolVlm {
         pixels: &Tensor,
         patches: Option<&[bool]>,
     ) -> Result<Tensor> {
+        let _phase = phase("vision");
         let features = self.vision.forward(&pixels.to_dtype(dtype)?, patches)?;
+        let _module = module("model.connector");
         let shuffled = pixel_shuffle(&features, self.image.scale_factor)?;
         stage(|| "connector.pixel_shuffled".into(), &shuffled);
         let tokens = self.connector.forward(&shuffled)?;
@@ -93,6 +96,7 @@ impl SmolVlm {
     /// Embeddings `[batch, n, hidden]` of `ids` (`batch` rows of `n`), with the features put in the places of
     /// `<image>`, in order.
     pub fn embed(&self, ids: &[u32], batch: usize, features: Option<&Tensor>) -> Result<Tensor> {
+        let _module = module("model");
         let embeds = self.text.embed(ids, batch)?;
         let places: Vec<u32> = ids
             .iter()

@@ -9,7 +9,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
 
 use crate::oracle::{Array, round};
-use crate::tolerance::{Class, close};
+use crate::tolerance::close;
+
+pub(crate) use roentgen_oracle::tolerance::Expect;
 
 /// Outcome of a check; `?` turns engine errors into failures too.
 pub(crate) type Check = std::result::Result<(), TestCaseError>;
@@ -193,29 +195,6 @@ impl Source {
         });
         assert_eq!(values.dims, dims);
         Operand { values, dtype, stored, steps }
-    }
-}
-
-/// What an operation must give.
-pub(crate) struct Expect {
-    pub(crate) values: Array,
-    pub(crate) dtype: DType,
-    pub(crate) class: Class,
-    pub(crate) scale: Array,
-}
-
-impl Expect {
-    /// `values` as `dtype`; f32 rounding errors on the way are relative to the result.
-    pub(crate) fn new(values: Array, dtype: DType, class: Class) -> Self {
-        let scale = values.map(f64::abs);
-        Self { values, dtype, class, scale }
-    }
-
-    /// f32 rounding errors on the way are relative to `scale` (where larger terms cancel).
-    pub(crate) fn scale(mut self, scale: Array) -> Self {
-        assert_eq!(scale.dims, self.values.dims);
-        self.scale = scale;
-        self
     }
 }
 

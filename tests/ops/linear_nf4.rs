@@ -10,7 +10,7 @@ use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
 /// A quantised weight and its values as the products see them in `dtype`.
-fn weight(
+pub(crate) fn weight(
     source: &mut Source,
     out: usize,
     inner: usize,
@@ -40,7 +40,7 @@ fn layer(x: &Array, w: &Array, bias: Option<&Array>, lora: Option<(&Array, &Arra
     y
 }
 
-fn config(power: usize, fp4: bool, double: bool) -> QuantConfig {
+pub(crate) fn config(power: usize, fp4: bool, double: bool) -> QuantConfig {
     let codebook = if fp4 { Codebook::Fp4 } else { Codebook::Nf4 };
     QuantConfig { codebook, block: 1 << power, double }
 }

@@ -5,9 +5,7 @@
 //! values; [`tolerance`] says how far a result may lie from the oracle's. `paths` runs the whole suite
 //! again on each instruction-set path that the machine has. `PROPTEST_CASES=1000` digs deeper.
 
-#[path = "../oracle/mod.rs"]
-#[allow(dead_code, reason = "the parity tests use other parts of it")]
-mod oracle;
+use roentgen_oracle as oracle;
 
 mod gradient;
 mod harness;
@@ -30,11 +28,13 @@ mod gelu;
 mod layer_norm;
 mod linear;
 mod linear_nf4;
+mod linear_nf4_group;
 mod matmul;
 mod memory;
 mod misuse;
 mod patch_conv;
 mod paths;
+mod profile;
 mod quantize_blockwise;
 mod reduce;
 mod rms_norm;

@@ -3,7 +3,7 @@ use super::Array;
 /// `softmax(q·kᵀ·scale)·v` and the log-sum-exp of the scaled scores. `q [B, Sq, Hq, D]`,
 /// `k, v [B, Sk, Hkv, D]`, query head `h` reads key head `h / (Hq/Hkv)`; `mask [B, Sk]` of 0 hides a key.
 /// Causal: query `i` sees keys up to `i + Sk − Sq`. A query that sees no key gives zeros, and −∞.
-pub(crate) fn attention(
+pub fn attention(
     q: &Array,
     k: &Array,
     v: &Array,

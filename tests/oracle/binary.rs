@@ -15,7 +15,7 @@ fn broadcast_dims(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
 }
 
 /// `f(a, b)` elementwise, broadcasting.
-pub(crate) fn binary(a: &Array, b: &Array, f: impl FnMut(f64, f64) -> f64) -> Array {
+pub fn binary(a: &Array, b: &Array, f: impl FnMut(f64, f64) -> f64) -> Array {
     let dims = broadcast_dims(&a.dims, &b.dims).expect("shapes that broadcast");
     a.expand(&dims).zip(&b.expand(&dims), f)
 }

@@ -1,7 +1,7 @@
 use super::Array;
 
 /// `parts` one after the other along `axis`.
-pub(crate) fn concat(parts: &[Array], axis: usize) -> Array {
+pub fn concat(parts: &[Array], axis: usize) -> Array {
     let mut dims = parts[0].dims.clone();
     dims[axis] = parts.iter().map(|p| p.dims[axis]).sum();
     Array::from_fn(&dims, |at| {

@@ -1,7 +1,7 @@
 use super::Array;
 
 /// Losses and log-sum-exp of each row of `logits [R, V]`; `None` in `labels` is ignored.
-pub(crate) fn cross_entropy(logits: &Array, labels: &[Option<usize>]) -> (Array, Array) {
+pub fn cross_entropy(logits: &Array, labels: &[Option<usize>]) -> (Array, Array) {
     let v = logits.dims[1];
     let rows = labels.iter().enumerate().map(|(r, label)| {
         let Some(label) = label else { return (0.0, 0.0) };

@@ -20,7 +20,7 @@ fn erfc(x: f64) -> f64 {
 }
 
 /// `½x(1 + tanh(√(2/π)(x + 0.044715x³)))` or `½x(1 + erf(x/√2))`.
-pub(crate) fn gelu(x: &Array, kind: GeluKind) -> Array {
+pub fn gelu(x: &Array, kind: GeluKind) -> Array {
     x.map(|x| match kind {
         GeluKind::Tanh => 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh()),
         GeluKind::Erf => {

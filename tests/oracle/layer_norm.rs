@@ -1,7 +1,7 @@
 use super::Array;
 
 /// `(x − mean) / √(var + eps) · w + b` over the last dimension, biased variance.
-pub(crate) fn layer_norm(x: &Array, w: &Array, b: &Array, eps: f64) -> Array {
+pub fn layer_norm(x: &Array, w: &Array, b: &Array, eps: f64) -> Array {
     x.map_rows(|row| {
         let n = row.len() as f64;
         let mean = row.iter().sum::<f64>() / n;

@@ -1,7 +1,7 @@
 use super::Array;
 
 /// `A·B (+ bias)` for stacks of matrices with equal leading dimensions.
-pub(crate) fn matmul(a: &Array, b: &Array, bias: Option<&Array>) -> Array {
+pub fn matmul(a: &Array, b: &Array, bias: Option<&Array>) -> Array {
     let lead = a.dims.len() - 2;
     assert_eq!(a.dims[..lead], b.dims[..lead]);
     let k = a.dims[lead + 1];

@@ -1,7 +1,7 @@
 use super::Array;
 
 /// Convolution of `x [B, C, H, W]` with `w [E, C, p, p]` at stride `p`, as `[B, patches, E]`.
-pub(crate) fn patch_conv(x: &Array, w: &Array, bias: Option<&Array>) -> Array {
+pub fn patch_conv(x: &Array, w: &Array, bias: Option<&Array>) -> Array {
     let p = w.dims[2];
     let across = x.dims[3] / p;
     Array::from_fn(&[x.dims[0], x.dims[2] / p * across, w.dims[0]], |at| {

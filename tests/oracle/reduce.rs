@@ -13,11 +13,11 @@ fn reduce(x: &Array, axes: &[usize], start: f64, f: impl Fn(f64, f64) -> f64) ->
 }
 
 /// Sum over `axes`, which go away.
-pub(crate) fn sum(x: &Array, axes: &[usize]) -> Array {
+pub fn sum(x: &Array, axes: &[usize]) -> Array {
     reduce(x, axes, 0.0, |a, b| a + b)
 }
 
 /// Largest over `axes`, which go away; NaN wins, nothing is −∞.
-pub(crate) fn max(x: &Array, axes: &[usize]) -> Array {
+pub fn max(x: &Array, axes: &[usize]) -> Array {
     reduce(x, axes, f64::NEG_INFINITY, |a, b| if a.is_nan() || a > b { a } else { b })
 }

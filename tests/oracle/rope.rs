@@ -2,7 +2,7 @@ use super::Array;
 
 /// Rotation of `x [B, S, H, D]` at `positions [B, S]`. The frequency and the angle are f32, as the models'
 /// definition says; the rest is f64. `half`: pairs `(i, i + D/2)`, else `(2i, 2i + 1)`.
-pub(crate) fn rope(x: &Array, positions: &Array, theta: f32, half: bool) -> Array {
+pub fn rope(x: &Array, positions: &Array, theta: f32, half: bool) -> Array {
     let d = x.dims[3];
     Array::from_fn(&x.dims, |at| {
         let e = at[3];

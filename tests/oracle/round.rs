@@ -11,7 +11,7 @@ fn format(dtype: DType) -> Option<(i32, i32, f64)> {
 }
 
 /// The value that `dtype` holds for `x`: nearest even for floats, truncated and saturated for integers.
-pub(crate) fn round(x: f64, dtype: DType) -> f64 {
+pub fn round(x: f64, dtype: DType) -> f64 {
     let Some((precision, least, largest)) = format(dtype) else {
         let (low, high) = match dtype {
             DType::U8 => (0.0, f64::from(u8::MAX)),
@@ -31,7 +31,7 @@ pub(crate) fn round(x: f64, dtype: DType) -> f64 {
 }
 
 /// Half a unit in the last place, relative to the value: the largest relative error of one rounding.
-pub(crate) fn unit_roundoff(dtype: DType) -> f64 {
+pub fn unit_roundoff(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 2f64.powi(-24),
         DType::BF16 => 2f64.powi(-8),

@@ -1,7 +1,7 @@
 use super::Array;
 
 /// `base [R, n]` with row `index[j]` replaced by `rows[j]`.
-pub(crate) fn scatter_rows(base: &Array, rows: &Array, index: &Array) -> Array {
+pub fn scatter_rows(base: &Array, rows: &Array, index: &Array) -> Array {
     let mut out = base.clone();
     for (j, &i) in index.data.iter().enumerate() {
         for c in 0..base.dims[1] {

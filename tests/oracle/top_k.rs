@@ -1,7 +1,7 @@
 use super::Array;
 
 /// Places of the `k` largest of each row in descending order: NaN first, then by value, then the lower place.
-pub(crate) fn top_k(x: &Array, k: usize) -> (Array, Array) {
+pub fn top_k(x: &Array, k: usize) -> (Array, Array) {
     let n = x.row_len();
     let rows: usize = x.dims[..x.dims.len() - 1].iter().product();
     let (mut values, mut places) = (Vec::new(), Vec::new());

@@ -2,7 +2,8 @@ use engine::ops::UnaryKind;
 
 use super::Array;
 
-pub(crate) fn unary(x: &Array, kind: UnaryKind) -> Array {
+/// `f(x)` elementwise.
+pub fn unary(x: &Array, kind: UnaryKind) -> Array {
     x.map(|x| match kind {
         UnaryKind::Exp => x.exp(),
         UnaryKind::Ln => x.ln(),

@@ -1,12 +1,15 @@
 use super::Array;
 
 impl Array {
-    pub(crate) fn reshape(&self, dims: &[usize]) -> Self {
+    /// Other sizes, same order.
+    #[must_use]
+    pub fn reshape(&self, dims: &[usize]) -> Self {
         Self::new(dims, self.data.clone())
     }
 
     /// Dimension `i` of the result is dimension `axes[i]` of this.
-    pub(crate) fn permute(&self, axes: &[usize]) -> Self {
+    #[must_use]
+    pub fn permute(&self, axes: &[usize]) -> Self {
         let dims: Vec<usize> = axes.iter().map(|&axis| self.dims[axis]).collect();
         let mut from = vec![0; axes.len()];
         Self::from_fn(&dims, |index| {
@@ -18,7 +21,8 @@ impl Array {
     }
 
     /// The part `start .. start + len` of dimension `axis`.
-    pub(crate) fn narrow(&self, axis: usize, start: usize, len: usize) -> Self {
+    #[must_use]
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Self {
         let mut dims = self.dims.clone();
         dims[axis] = len;
         Self::from_fn(&dims, |index| {
@@ -29,14 +33,16 @@ impl Array {
     }
 
     /// Index `i` of dimension `axis`, which goes away.
-    pub(crate) fn select(&self, axis: usize, i: usize) -> Self {
+    #[must_use]
+    pub fn select(&self, axis: usize, i: usize) -> Self {
         let mut dims = self.dims.clone();
         dims.remove(axis);
         self.narrow(axis, i, 1).reshape(&dims)
     }
 
     /// Repeats sizes of 1, and adds leading dimensions.
-    pub(crate) fn expand(&self, dims: &[usize]) -> Self {
+    #[must_use]
+    pub fn expand(&self, dims: &[usize]) -> Self {
         let lead = dims.len() - self.dims.len();
         Self::from_fn(dims, |index| {
             let from: Vec<usize> =

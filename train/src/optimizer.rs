@@ -2,6 +2,7 @@
 
 use engine::memory::tagged;
 use engine::ops::{AdamW, AdamW8bit, Moments8bit, Sgd};
+use engine::profile::phase;
 use engine::{DType, Gradients, Spec, Tensor};
 
 use crate::config::{OptimizerKind, OptimizerSection, StatePlace};
@@ -113,6 +114,7 @@ impl Optimizer {
     /// Norm of all gradients as one vector. Sums of f32 squares per tensor are added in f64, in the order of the
     /// parameters.
     pub fn global_norm(&self, gradients: &Gradients) -> Result<f64> {
+        let _phase = phase("optimizer");
         let mut sum = 0.0;
         for gradient in self.parameters.iter().filter_map(|p| gradients.get(&p.value)) {
             sum += gradient.sum_squares()?.item()?;
@@ -123,6 +125,7 @@ impl Optimizer {
     /// Step number `step` (from 1) at rate `lr`; `scale` multiplies the gradients first, inside the update: it
     /// takes no pass over memory of its own. A parameter that no gradient reached stays as it is.
     pub fn step(&self, gradients: &mut Gradients, step: usize, lr: f64, scale: f32) -> Result<()> {
+        let _phase = phase("optimizer");
         for p in &self.parameters {
             let Some(gradient) = gradients.take(&p.value) else { continue };
             let weight_decay = if p.decay { self.section.weight_decay } else { 0.0 };

@@ -78,6 +78,7 @@ pub struct Summary {
 /// If the configuration, the data or the model cannot be used, a loss is not finite, or the disk fails. What
 /// was written before stays whole.
 pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
+    let prepare = engine::profile::phase("prepare");
     let device = Device::cpu();
     let RunFolder { checkpoints, lock: _lock } = RunFolder::open(config, options.resume)?;
     let mut cases = Cases::read(&config.data)?;
@@ -162,7 +163,9 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
         train: &train,
         validation: &validation,
     };
+    drop(prepare);
     let (steps, stopped) = session.train(start)?;
+    let export_phase = engine::profile::phase("export");
     let exported = if stopped {
         None
     } else {
@@ -181,6 +184,7 @@ pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
             folder
         })
     };
+    drop(export_phase);
     let records = session.metrics.records();
     Ok(Summary {
         steps,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use engine::profile::phase;
 use indicatif::ProgressBar;
 use model::tokenizer::Tokenizer;
 
@@ -108,10 +109,12 @@ impl Session<'_> {
     }
 
     fn save(&self, done: usize) -> Result<PathBuf> {
+        let _phase = phase("checkpoint");
         self.checkpoints.save(&self.optimizer, &State { step: done, ..self.here.clone() }, &on_disk)
     }
 
     fn draw(&self) -> Result<()> {
+        let _phase = phase("plots");
         plots::draw(&self.config.out, self.metrics.records(), &self.config.to_toml())
     }
 
@@ -143,6 +146,7 @@ impl Session<'_> {
 
     /// Reports for the first validation rows, or training rows where there are none.
     fn write_samples(&self, done: usize, step_rows: &[usize]) -> Result<()> {
+        let _phase = phase("samples");
         let rows = if self.validation.is_empty() { self.train } else { self.validation };
         let rows = &rows[..rows.len().min(self.config.training.sample_count)];
         if rows.is_empty() {

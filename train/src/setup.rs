@@ -48,6 +48,7 @@ impl Setup {
     /// Builds what the configuration asks for. A vocabulary that is to be learned is learned from the training
     /// rows of `cases`, or read from `kept` if that file is there (a run that continues).
     pub fn new(run: &TrainConfig, cases: &Cases, kept: &Path, device: &Device) -> Result<Self> {
+        let _phase = engine::profile::phase("load");
         match &run.model.folder {
             Some(folder) => Self::from_folder(run, folder, device),
             None => Self::from_scratch(run, cases, kept, device),

@@ -1,5 +1,6 @@
 //! One step: forward and backward passes of the micro-batches; and the validation loss.
 
+use engine::profile::phase;
 use engine::{DType, Device, Gradients, Rng, Tensor, no_grad};
 use model::bundle::Network;
 use model::nn::DropoutState;
@@ -125,7 +126,10 @@ impl Trainer<'_> {
     ) -> Result<Accumulated> {
         let mut sum = Accumulated { loss: 0.0, gradients: Gradients::default(), tokens: 0 };
         for i in 0..micro_batches {
-            let batch = next()?;
+            let batch = {
+                let _phase = phase("data");
+                next()?
+            };
             // On until the backward pass is done: it draws the masks again.
             let _dropout = self.dropout.map(|d| d.during(Rng::new(seed ^ i as u64).bits()));
             let (at, labels) = batch.targets();
@@ -137,8 +141,11 @@ impl Trainer<'_> {
                 Normalisation::Tokens => 1.0 / counted as f64,
                 Normalisation::MicroBatches => 1.0 / (micro_batches * at.len()) as f64,
             };
+            let forward = phase("forward");
             let loss = self.loss_sum(&batch, &at, &labels)?.affine(share as f32, 0.0)?;
             sum.loss += loss.item()?;
+            drop(forward);
+            let _phase = phase("backward");
             sum.gradients.accumulate(loss.backward()?)?;
         }
         Ok(sum)
@@ -146,6 +153,7 @@ impl Trainer<'_> {
 
     /// Mean loss of the tokens that count in `batches`; nothing is recorded.
     pub fn evaluate<'p>(&self, batches: impl Iterator<Item = Result<Batch<'p>>>) -> Result<f64> {
+        let _phase = phase("validation");
         let (mut sum, mut counted) = (0.0, 0);
         for batch in batches {
             let batch = batch?;

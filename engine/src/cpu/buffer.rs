@@ -11,20 +11,23 @@ use std::sync::{Arc, Mutex};
 use memmap2::MmapMut;
 
 use super::scratch_file::ScratchFile;
+use super::slab::{Piece, Slabs};
 use crate::weights::Mapping;
 use crate::{Cpu, Element, Error, Input, Output, Result};
 
 /// Alignment of pooled buffers: a cache line, and the widest vector.
 const ALIGN: usize = 64;
-/// Blocks of at least this size are maps of their own: given back, they are the system's at once, where an allocator's
-/// heap would stay as large as it ever was.
-const MAPPED: usize = 128 << 10;
-/// Blocks of at least this size ask for huge pages: streaming a weight then crosses one page border in 2 MiB, not 512.
-const HUGE: usize = 2 << 20;
+/// Blocks of at least this size are maps of their own, in huge pages where the system has them: streaming a weight
+/// then crosses one page border in 2 MiB instead of 512. Given back, they are the system's at once.
+const MAPPED: usize = 2 << 20;
+/// Blocks of at least this size and less than that share such maps, so that they, too, lie in huge pages, and that no
+/// allocator's heap stays as large as it ever was.
+const SHARED: usize = 32 << 10;
 
 /// Memory of one size class, all of it initialised: zeroed when it came from the system.
 enum Block {
     Heap { ptr: NonNull<u8>, class: usize },
+    Piece(Piece),
     Map(MmapMut),
 }
 
@@ -34,14 +37,15 @@ unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
 impl Block {
-    fn new(class: usize) -> Option<Self> {
+    fn new(class: usize, slabs: &Arc<Slabs>) -> Option<Self> {
+        if (SHARED..MAPPED).contains(&class) {
+            return Piece::new(slabs, class).map(Self::Piece);
+        }
         if class >= MAPPED {
             let map = MmapMut::map_anon(class).ok()?;
+            // A wish: without huge pages the block is as good, only slower.
             #[cfg(target_os = "linux")]
-            if class >= HUGE {
-                // A wish: without huge pages the block is as good, only slower.
-                let _ = map.advise(memmap2::Advice::HugePage);
-            }
+            let _ = map.advise(memmap2::Advice::HugePage);
             return Some(Self::Map(map));
         }
         // SAFETY: the layout has a size of at least ALIGN.
@@ -52,6 +56,7 @@ impl Block {
     fn class(&self) -> usize {
         match self {
             Self::Heap { class, .. } => *class,
+            Self::Piece(piece) => piece.len(),
             Self::Map(map) => map.len(),
         }
     }
@@ -59,6 +64,7 @@ impl Block {
     fn ptr(&mut self) -> NonNull<u8> {
         match self {
             Self::Heap { ptr, .. } => *ptr,
+            Self::Piece(piece) => piece.ptr(),
             Self::Map(map) => NonNull::new(map.as_mut_ptr()).expect("a map is not at address 0"),
         }
     }
@@ -90,6 +96,7 @@ fn size_class(bytes: usize) -> Option<usize> {
 #[derive(Default)]
 pub(super) struct Pool {
     idle: Mutex<Idle>,
+    slabs: Arc<Slabs>,
 }
 
 #[derive(Default)]
@@ -131,12 +138,14 @@ impl Pool {
     /// A block for `class` bytes, and whether its bytes are known to be zero.
     fn lend(&self, class: usize) -> Option<(Block, bool)> {
         let mut idle = self.idle.lock().unwrap();
-        let (block, fresh) = match idle.take(class) {
-            Some(block) => (block, false),
-            None => {
-                idle.make_room(class);
-                (Block::new(class)?, true)
-            }
+        let (block, fresh) = if let Some(block) = idle.take(class) {
+            (block, false)
+        } else {
+            idle.make_room(class);
+            let block = Block::new(class, &self.slabs)?;
+            // A piece of a slab may have been another block's.
+            let zero = !matches!(block, Block::Piece(_));
+            (block, zero)
         };
         idle.lend(block.class());
         Some((block, fresh))
@@ -213,6 +222,11 @@ impl CpuBuffer {
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: `len` initialised bytes; not written while a reader holds the storage's lock.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// Where a range lies, without looking at it: someone may be writing there.
+    pub(super) fn address_of(&self, range: Range<usize>) -> (usize, usize) {
+        (self.ptr.addr().get() + range.start, range.len())
     }
 
     pub(super) fn write(&self, at: usize, data: &[u8]) -> Result<()> {

@@ -1,6 +1,7 @@
 //! Run-time choice of the instruction set.
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction-set paths, best first. Each CPU kernel has a portable version; the others are optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,23 +54,61 @@ impl Isa {
 
     /// Parses the value of `ROENTGEN_CPU`.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16]
-            .into_iter()
-            .find(|isa| isa.name() == name)
+        PATHS.into_iter().find(|isa| isa.name() == name)
     }
 }
 
-/// The path in use: the best of this machine, or a lower one that `ROENTGEN_CPU` asks for. An unknown
+/// Every path, worst first; the place is the number in [`CHOICE`].
+const PATHS: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+const UNDECIDED: u8 = u8::MAX;
+/// The path in use. All threads of a kernel must agree, so it is one for the process.
+static CHOICE: AtomicU8 = AtomicU8::new(UNDECIDED);
+
+/// The path in use: the best of this machine, or a lower one that `ROENTGEN_CPU` or [`with_isa`] asks for. An unknown
 /// or unavailable name is reported by [`requested_error`] and ignored here.
+#[inline]
 pub fn isa() -> Isa {
-    static CHOICE: OnceLock<Isa> = OnceLock::new();
-    *CHOICE.get_or_init(|| {
-        let best = Isa::detect();
-        match std::env::var("ROENTGEN_CPU").ok().as_deref().and_then(Isa::parse) {
-            Some(wanted) if wanted <= best => wanted,
-            _ => best,
+    match PATHS.get(usize::from(CHOICE.load(Ordering::Relaxed))) {
+        Some(&isa) => isa,
+        None => decide(),
+    }
+}
+
+#[cold]
+fn decide() -> Isa {
+    let best = Isa::detect();
+    let isa = match std::env::var("ROENTGEN_CPU").ok().as_deref().and_then(Isa::parse) {
+        Some(wanted) if wanted <= best => wanted,
+        _ => best,
+    };
+    CHOICE.store(isa as u8, Ordering::Relaxed);
+    isa
+}
+
+/// Runs `f` with another path in the whole process, to compare paths within one run. Concurrent callers wait for each
+/// other; kernels that other threads run meanwhile take the path, too, and give right results on it.
+///
+/// # Errors
+/// If this machine does not offer the path; `f` does not run then.
+pub fn with_isa<R>(wanted: Isa, f: impl FnOnce() -> R) -> crate::Result<R> {
+    static TURN: Mutex<()> = Mutex::new(());
+    struct Restore(Isa);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CHOICE.store(self.0 as u8, Ordering::Relaxed);
         }
-    })
+    }
+    if wanted > Isa::detect() {
+        return Err(crate::Error::Device(format!(
+            "the path {} needs instructions that this machine lacks; it offers {}",
+            wanted.name(),
+            Isa::detect().name()
+        )));
+    }
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _restore = Restore(isa());
+    CHOICE.store(wanted as u8, Ordering::Relaxed);
+    Ok(f())
 }
 
 /// Why the value of `ROENTGEN_CPU` cannot be honoured, if it cannot. The binary stops with this text.
@@ -81,5 +120,23 @@ pub fn requested_error() -> Option<String> {
             Some(format!("ROENTGEN_CPU={value}: this machine offers only {}", Isa::detect().name()))
         }
         Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_lasts_as_long_as_its_closure() {
+        let before = isa();
+        assert_eq!(with_isa(Isa::Portable, isa).unwrap(), Isa::Portable);
+        assert_eq!(isa(), before);
+        let _ = std::panic::catch_unwind(|| with_isa(Isa::Portable, || panic!("planted")));
+        assert_eq!(isa(), before);
+        assert!(PATHS.iter().enumerate().all(|(i, &path)| path as usize == i));
+        if Isa::detect() < Isa::Avx512Bf16 {
+            assert!(with_isa(Isa::Avx512Bf16, || ()).unwrap_err().to_string().contains("avx512bf16"));
+        }
     }
 }

@@ -10,6 +10,7 @@ mod multiversion;
 pub mod packed;
 mod rows;
 mod scratch_file;
+mod slab;
 pub mod threads;
 mod walk;
 
@@ -29,6 +30,7 @@ mod gated_silu;
 mod gelu;
 mod layer_norm;
 mod linear_nf4;
+mod linear_nf4_group;
 mod matmul;
 mod quantize_blockwise;
 mod reduce;
@@ -114,5 +116,9 @@ impl Backend for Cpu {
     fn read(&self, buffer: &CpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         data.copy_from_slice(&buffer.bytes()[at..at + data.len()]);
         Ok(())
+    }
+
+    fn will_read(&self, parts: &mut dyn Iterator<Item = (&CpuBuffer, Range<usize>)>) {
+        threads::will_read(parts.map(|(buffer, range)| buffer.address_of(range)));
     }
 }

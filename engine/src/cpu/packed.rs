@@ -1,6 +1,6 @@
 //! Block-quantised 4-bit weights as the products read them.
 
-use super::gemm::kernel::Kernel;
+use super::gemm::kernel::{Kernel, SecondLevel};
 use crate::dtype::Float;
 
 /// Largest magnitudes of the blocks.
@@ -64,18 +64,10 @@ impl Packed<'_> {
         let per_block = self.block / UNIT;
         let first = start / UNIT;
         if let (1, Scales::Nested { codes, absmax, map, block, offset }) = (per_block, self.scales) {
-            // Runs under one second-level scale; a division for each scale would cost more than its 64 values.
             let codes = &codes[first..first + scales.len()];
-            let (mut group, mut left) = (first / block, block - first % block);
-            let (mut scales, mut codes) = (scales, codes);
-            while !scales.is_empty() {
-                let n = left.min(scales.len());
-                let second = absmax[group];
-                let (run, rest) = std::mem::take(&mut scales).split_at_mut(n);
-                // SAFETY: the kernel's instruction set was checked.
-                unsafe { K::nested_scales(&codes[..n], map, second, offset, run) };
-                (scales, codes, group, left) = (rest, &codes[n..], group + 1, block);
-            }
+            let second = SecondLevel { first, block, absmax, offset };
+            // SAFETY: the kernel's instruction set was checked.
+            unsafe { K::nested_scales(codes, map, second, scales) };
             return;
         }
         for (i, scale) in scales.iter_mut().enumerate() {

@@ -2,9 +2,13 @@
 //!
 //! A decode step forks a few hundred times in some milliseconds, so workers spin briefly before they
 //! sleep and a fork costs about a microsecond. Tasks are numbered by the *kernel* (from shapes alone)
-//! and handed out in order by one counter: how many threads take part never changes a result.
+//! and handed out in order by one counter, or by a counter for each thread's stretch: how many threads take
+//! part never changes a result.
+//!
+//! A worker that waits can fetch memory that will be read next into its cache: [`will_read`].
 
 use std::cell::{Cell, UnsafeCell};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -15,8 +19,17 @@ struct Job {
     call: unsafe fn(*const (), usize),
     data: *const (),
     tasks: usize,
+    /// Stretches of consecutive tasks, each with a counter of its own.
+    stretches: usize,
     /// Workers that may be inside at once.
     workers: usize,
+}
+
+impl Job {
+    /// First task of a stretch.
+    fn start(&self, stretch: usize) -> usize {
+        self.tasks * stretch / self.stretches
+    }
 }
 
 /// A value on cache lines of its own (two, for the prefetcher that fetches pairs).
@@ -31,11 +44,12 @@ struct Padded<T>(T);
 /// scheduled finds the gate closed when it comes and is not missed.
 struct Shared {
     gate: Padded<AtomicU64>,
-    /// The next task to hand out.
-    next: Padded<AtomicUsize>,
+    /// The next task to hand out, of each stretch; one for each thread.
+    next: Box<[Padded<AtomicUsize>]>,
     /// Written only while the gate is closed and nobody is inside; read only from inside.
     job: UnsafeCell<Option<Job>>,
     panicked: AtomicBool,
+    wishes: Wishes,
     sleepers: Mutex<usize>,
     wake: Condvar,
 }
@@ -50,6 +64,104 @@ const EPOCH: u64 = 1 << 32;
 unsafe impl Send for Shared {}
 // SAFETY: as above; every other field is an atomic or a lock.
 unsafe impl Sync for Shared {}
+
+/// Most pieces of memory that are wished for at a time.
+const WISHES: usize = 8;
+/// Most bytes that one worker fetches for one set of wishes: half of a second-level cache.
+const FETCH: usize = 512 << 10;
+/// Bytes fetched between two looks at the gate.
+const FETCH_STEP: usize = 512;
+const LINE: usize = 64;
+
+/// Memory that will be read soon. It is only ever prefetched, which does not fault, so nothing keeps it alive and a mix
+/// of two sets does no harm.
+#[derive(Default)]
+struct Wishes {
+    /// Counts the sets.
+    set: AtomicUsize,
+    /// Address and length.
+    pieces: [(AtomicUsize, AtomicUsize); WISHES],
+}
+
+/// What one worker has yet to fetch.
+struct Fetcher {
+    /// Of all threads.
+    share: (usize, usize),
+    set: usize,
+    pieces: [(usize, usize); 2 * WISHES],
+    at: usize,
+    left: usize,
+}
+
+impl Fetcher {
+    fn new(me: usize, threads: usize) -> Self {
+        Self { share: (me, threads), set: 0, pieces: [(0, 0); 2 * WISHES], at: 0, left: 0 }
+    }
+
+    /// Takes a new set: first the stretch of each piece that this thread will begin with, then those of the thread that
+    /// forks, which has other things to do now.
+    fn take(&mut self, wishes: &Wishes, set: usize) {
+        (self.set, self.at, self.left) = (set, 0, FETCH);
+        let (me, threads) = self.share;
+        for (i, (at, len)) in wishes.pieces.iter().enumerate() {
+            let (at, len) = (at.load(Ordering::Relaxed), len.load(Ordering::Relaxed));
+            let cut = |part: usize| len / threads * part;
+            self.pieces[i] = (at + cut(me), if me + 1 == threads { len - cut(me) } else { len / threads });
+            self.pieces[WISHES + i] = (at, len / threads);
+        }
+    }
+
+    /// Fetches a little. False if nothing is left.
+    #[inline]
+    fn step(&mut self, wishes: &Wishes) -> bool {
+        let set = wishes.set.load(Ordering::Acquire);
+        if set != self.set {
+            self.take(wishes, set);
+        }
+        while let Some((at, len)) = self.pieces.get_mut(self.at) {
+            if *len == 0 || self.left == 0 {
+                self.at += 1;
+                continue;
+            }
+            let n = (*len).min(FETCH_STEP);
+            for line in (0..n).step_by(LINE) {
+                fetch(*at + line);
+            }
+            *at += n;
+            *len -= n;
+            self.left = self.left.saturating_sub(n);
+            return true;
+        }
+        false
+    }
+}
+
+/// Brings a line into the second-level cache.
+#[inline(always)]
+fn fetch(at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch does not fault, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(std::ptr::without_provenance(at));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Says that these pieces of memory will be read soon, from the first on: workers that wait for their next job fetch
+/// them meanwhile. Pieces are addresses and lengths. A new set replaces the last; pieces beyond the eighth are left out.
+/// No result depends on it.
+pub fn will_read(pieces: impl IntoIterator<Item = (usize, usize)>) {
+    let wishes = &pool().shared.wishes;
+    let mut pieces = pieces.into_iter();
+    for (at, len) in &wishes.pieces {
+        let piece = pieces.next().unwrap_or_default();
+        at.store(piece.0, Ordering::Relaxed);
+        len.store(piece.1, Ordering::Relaxed);
+    }
+    wishes.set.fetch_add(1, Ordering::Release);
+}
 
 /// Workers and the state they share with whoever forks.
 struct Pool {
@@ -102,16 +214,18 @@ fn pool() -> &'static Pool {
     })
 }
 
-fn worker(shared: &Shared) {
+/// The life of worker number `me`, from 1 on.
+fn worker(shared: &Shared, me: usize) {
     INSIDE.set(true);
     let mut seen = 0;
+    let mut fetcher = Fetcher::new(me, shared.next.len());
     loop {
-        let inside = shared.enter(&mut seen);
+        let inside = shared.enter(&mut seen, &mut fetcher);
         // SAFETY: this worker is inside, so the job stands and is not written.
         if let Some(job) = unsafe { *shared.job.get() }
             && inside <= job.workers
         {
-            shared.work(job);
+            shared.work(job, me);
         }
         shared.gate.0.fetch_sub(1, Ordering::Release);
     }
@@ -120,7 +234,7 @@ fn worker(shared: &Shared) {
 impl Shared {
     /// Waits for an open gate of another epoch than `seen` and goes in. Returns the number of workers
     /// then inside.
-    fn enter(&self, seen: &mut u64) -> usize {
+    fn enter(&self, seen: &mut u64, fetcher: &mut Fetcher) -> usize {
         let fresh = |gate: u64, seen: u64| gate & OPEN != 0 && gate / EPOCH != seen;
         let mut spins = 0;
         loop {
@@ -135,7 +249,9 @@ impl Shared {
                 }
             } else if spins < SPINS {
                 spins += 1;
-                std::hint::spin_loop();
+                if !fetcher.step(&self.wishes) {
+                    std::hint::spin_loop();
+                }
             } else {
                 let mut sleepers = self.sleepers.lock().unwrap();
                 *sleepers += 1;
@@ -150,16 +266,20 @@ impl Shared {
         }
     }
 
-    fn work(&self, job: Job) {
-        loop {
-            let task = self.next.0.fetch_add(1, Ordering::Relaxed);
-            if task >= job.tasks {
-                return;
-            }
-            // SAFETY: the closure outlives the job, see `Shared`.
-            let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.data, task) }));
-            if outcome.is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+    /// Runs tasks until none is left: those of thread `me`'s own stretch, then those that others have left.
+    fn work(&self, job: Job, me: usize) {
+        for stretch in (0..job.stretches).map(|i| (me + i) % job.stretches) {
+            let end = job.start(stretch + 1);
+            loop {
+                let task = self.next[stretch].0.fetch_add(1, Ordering::Relaxed);
+                if task >= end {
+                    break;
+                }
+                // SAFETY: the closure outlives the job, see `Shared`.
+                let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (job.call)(job.data, task) }));
+                if outcome.is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -169,24 +289,27 @@ impl Pool {
     fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             gate: Padded(AtomicU64::new(EPOCH)),
-            next: Padded(AtomicUsize::new(0)),
+            next: (0..threads.max(1)).map(|_| Padded(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(None),
             panicked: AtomicBool::new(false),
+            wishes: Wishes::default(),
             sleepers: Mutex::new(0),
             wake: Condvar::new(),
         });
         let mut workers = 0;
         for i in 1..threads {
             let shared = Arc::clone(&shared);
-            let spawned =
-                std::thread::Builder::new().name(format!("roentgen-cpu-{i}")).spawn(move || worker(&shared));
+            let spawned = std::thread::Builder::new()
+                .name(format!("roentgen-cpu-{i}"))
+                .spawn(move || worker(&shared, i));
             workers += usize::from(spawned.is_ok());
         }
         Self { shared, workers, forking: Mutex::new(()) }
     }
 
-    /// Runs the tasks on this thread and at most `limit - 1` workers.
-    fn run<F: Fn(usize) + Sync>(&self, tasks: usize, limit: usize, f: &F) {
+    /// Runs the tasks on this thread and at most `limit - 1` workers: in order, or with `near` each thread in order
+    /// from its own place on.
+    fn run<F: Fn(usize) + Sync>(&self, tasks: usize, limit: usize, near: bool, f: &F) {
         unsafe fn call<F: Fn(usize)>(data: *const (), task: usize) {
             // SAFETY: `data` came from the `&F` of the `F` that this function was instantiated with.
             unsafe { (*data.cast::<F>())(task) }
@@ -200,11 +323,14 @@ impl Pool {
             call: call::<F>,
             data: std::ptr::from_ref(f).cast(),
             tasks,
+            stretches: if near { limit.min(self.workers + 1) } else { 1 },
             workers: limit.saturating_sub(1),
         };
         // SAFETY: the gate is closed and nobody is inside (the last `run` saw to it), and `forking` is held.
         unsafe { *shared.job.get() = Some(job) };
-        shared.next.0.store(0, Ordering::Relaxed);
+        for (stretch, next) in shared.next[..job.stretches].iter().enumerate() {
+            next.0.store(job.start(stretch), Ordering::Relaxed);
+        }
         shared.panicked.store(false, Ordering::Relaxed);
         // The gate holds the bare epoch here, so the addition sets OPEN. Release publishes the job.
         shared.gate.0.fetch_add(EPOCH + OPEN, Ordering::Release);
@@ -212,7 +338,7 @@ impl Pool {
             shared.wake.notify_all();
         }
         INSIDE.set(true);
-        shared.work(job);
+        shared.work(job, 0);
         INSIDE.set(false);
         shared.gate.0.fetch_and(!OPEN, Ordering::Relaxed);
         let mut spins = 0;
@@ -238,11 +364,32 @@ impl Pool {
 /// # Panics
 /// If a task panicked (a defect in a kernel).
 pub fn parallel_for<F: Fn(usize) + Sync>(tasks: usize, f: F) {
+    fork(tasks, false, &f);
+}
+
+/// As [`parallel_for`], for tasks that read neighbouring memory, each once: every thread begins with a stretch of
+/// consecutive tasks of its own, which memory then sees as one long stream, and helps others when it is done.
+///
+/// # Panics
+/// As [`parallel_for`].
+pub fn parallel_for_near<F: Fn(usize) + Sync>(tasks: usize, f: F) {
+    fork(tasks, true, &f);
+}
+
+/// The stretch of [`parallel_for_near`] that a task belongs to, if all threads take part.
+pub fn stretch(tasks: usize, task: usize) -> Range<usize> {
+    let n = threads();
+    // The largest stretch that starts at the task or before.
+    let i = ((task + 1) * n - 1) / tasks;
+    tasks * i / n..tasks * (i + 1) / n
+}
+
+fn fork<F: Fn(usize) + Sync>(tasks: usize, near: bool, f: &F) {
     let limit = LIMIT.get();
     if tasks <= 1 || INSIDE.get() || limit <= 1 {
         return (0..tasks).for_each(f);
     }
-    pool().run(tasks, limit, &f);
+    pool().run(tasks, limit, near, f);
 }
 
 /// A mutable slice that tasks of one [`parallel_for`] write at places of their own.
@@ -309,7 +456,19 @@ mod tests {
             let out = Scatter::new(&mut hits);
             // SAFETY: each task has its own element.
             parallel_for(n, |i| unsafe { out.slice(i, 1)[0] += 1 });
-            assert!(hits.iter().all(|&h| h == 1));
+            // SAFETY: as above.
+            parallel_for_near(n, |i| unsafe { out.slice(i, 1)[0] += 1 });
+            assert!(hits.iter().all(|&h| h == 2));
+        }
+    }
+
+    #[test]
+    fn stretches_cover_the_tasks() {
+        for tasks in 1..50 {
+            for task in 0..tasks {
+                let range = stretch(tasks, task);
+                assert!(range.contains(&task), "{task} of {tasks} in {range:?}");
+            }
         }
     }
 
@@ -341,7 +500,7 @@ mod tests {
         for round in 1..=2000 {
             let out = Scatter::new(&mut hits);
             // SAFETY: each task has its own element.
-            pool.run(64, 7, &|i| unsafe { out.slice(i, 1)[0] += 1 });
+            pool.run(64, 7, round % 2 == 0, &|i| unsafe { out.slice(i, 1)[0] += 1 });
             assert!(hits.iter().all(|&h| h == round));
         }
     }
@@ -352,7 +511,7 @@ mod tests {
         for _ in 0..20 {
             std::thread::sleep(std::time::Duration::from_millis(2));
             let total = AtomicUsize::new(0);
-            pool.run(9, 3, &|i| {
+            pool.run(9, 3, false, &|i| {
                 total.fetch_add(i, Ordering::Relaxed);
             });
             assert_eq!(total.into_inner(), 36);
@@ -364,7 +523,7 @@ mod tests {
         let pool = Pool::new(6);
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
         for _ in 0..50 {
-            pool.run(40, 2, &|_| {
+            pool.run(40, 2, true, &|_| {
                 most.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
                 std::thread::yield_now();
                 now.fetch_sub(1, Ordering::Relaxed);

@@ -25,6 +25,7 @@ mod layer_norm;
 mod layer_norm_grad;
 mod linear_nf4;
 mod linear_nf4_grad;
+mod linear_nf4_group;
 mod matmul;
 mod patch_conv;
 mod quantize_blockwise;
@@ -62,6 +63,7 @@ pub use layer_norm::LayerNorm;
 pub use layer_norm_grad::LayerNormGrad;
 pub use linear_nf4::{LinearNf4, Lora, LoraTerm};
 pub use linear_nf4_grad::LinearNf4Grad;
+pub use linear_nf4_group::LinearNf4Group;
 pub use matmul::MatMul;
 pub use quantize_blockwise::QuantizeBlockwise;
 pub use reduce::{Reduce, ReduceKind};
@@ -76,7 +78,46 @@ pub use view::View;
 pub use write::Write;
 
 use crate::error::{Result, rule};
-use crate::op::Spec;
+use crate::op::{Op, Spec};
+
+/// Names of all operations that have kernels.
+pub const NAMES: [&str; 35] = [
+    AdamW::NAME,
+    AdamW8bit::NAME,
+    Affine::NAME,
+    Argmax::NAME,
+    Attention::NAME,
+    AttentionGrad::NAME,
+    Binary::NAME,
+    Cast::NAME,
+    Concat::NAME,
+    CrossEntropy::NAME,
+    CrossEntropyGrad::NAME,
+    DequantizeBlockwise::NAME,
+    Dropout::NAME,
+    Embedding::NAME,
+    EmbeddingGrad::NAME,
+    GatedSilu::NAME,
+    GatedSiluGrad::NAME,
+    Gelu::NAME,
+    GeluGrad::NAME,
+    LayerNorm::NAME,
+    LayerNormGrad::NAME,
+    LinearNf4::NAME,
+    LinearNf4Grad::NAME,
+    LinearNf4Group::NAME,
+    MatMul::NAME,
+    QuantizeBlockwise::NAME,
+    Reduce::NAME,
+    RmsNorm::NAME,
+    RmsNormGrad::NAME,
+    Rope::NAME,
+    ScatterRows::NAME,
+    Sgd::NAME,
+    TopK::NAME,
+    Unary::NAME,
+    Write::NAME,
+];
 
 /// Checks that an operation got `n` tensors.
 pub(crate) fn arity(op: &'static str, inputs: &[Spec], n: usize) -> Result<()> {

@@ -1,9 +1,11 @@
-//! Line charts as self-contained SVG: training curves of loss, learning rate, gradient norm.
+//! Charts as self-contained SVG: curves and points over two axes (training curves, rooflines), and bars.
 //!
 //! The file carries its own style with a light and a dark palette (Okabe and Ito's colours, which most colour-blind
 //! readers tell apart) and needs nothing else, so it opens in a browser and sits inside an HTML page alike.
 
 mod axis;
+mod bars;
+mod marks;
 mod path;
 
 use std::fmt::Write as _;
@@ -11,6 +13,7 @@ use std::fmt::Write as _;
 use crate::html::escape;
 use axis::Axis;
 pub use axis::Scale;
+pub use bars::{Bar, BarPlot};
 
 /// Distances in the picture's own units.
 const WIDTH: f64 = 760.0;
@@ -31,7 +34,9 @@ const STYLE: &str = "\
 .roentgen-plot .title{font-weight:600;font-size:15px}\
 .roentgen-plot .s{stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}\
 .roentgen-plot .raw{stroke-width:1;opacity:.32}.roentgen-plot .end{text-anchor:end}\
-.roentgen-plot .mid{text-anchor:middle}.roentgen-plot .back{fill:#fff}.roentgen-plot text{fill:#5f6368}\
+.roentgen-plot .mid{text-anchor:middle}.roentgen-plot .dash{stroke-dasharray:5 4;stroke-width:1.3}\
+.roentgen-plot .dot{stroke-width:7}.roentgen-plot .mark{font-size:11px}.roentgen-plot path.bar{stroke-width:14;stroke-linecap:butt}\
+.roentgen-plot path.range{stroke-width:1.2}.roentgen-plot .back{fill:#fff}.roentgen-plot text{fill:#5f6368}\
 .roentgen-plot .title{fill:#1c1c1e}.roentgen-plot .grid{stroke:#e6e8ea}\
 .roentgen-plot .frame{stroke:#5f6368}.roentgen-plot .c0{stroke:#0072b2}\
 .roentgen-plot .c1{stroke:#d55e00}.roentgen-plot .c2{stroke:#009e73}.roentgen-plot .c3{stroke:#cc79a7}\
@@ -52,12 +57,37 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
     /// 0 for none, towards 1 for more: see [`smooth`]. The raw curve stays behind, faint.
     pub smoothing: f64,
+    /// How it is drawn.
+    pub style: Style,
+    /// For points: a short label beside each and a longer text under the pointer. Missing ones are empty.
+    pub labels: Vec<(String, String)>,
+}
+
+/// How a series is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A line through the points.
+    Line,
+    /// A broken line.
+    Dashed,
+    /// A dot for each point, in any order.
+    Points,
 }
 
 impl Series {
     /// A curve without smoothing.
     pub fn new(name: &str, points: Vec<(f64, f64)>) -> Self {
-        Self { name: name.to_owned(), points, smoothing: 0.0 }
+        Self { name: name.to_owned(), points, smoothing: 0.0, style: Style::Line, labels: vec![] }
+    }
+
+    /// A broken line.
+    pub fn dashed(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Self { style: Style::Dashed, ..Self::new(name, points) }
+    }
+
+    /// Dots with labels.
+    pub fn dots(name: &str, points: Vec<(f64, f64)>, labels: Vec<(String, String)>) -> Self {
+        Self { style: Style::Points, labels, ..Self::new(name, points) }
     }
 
     /// Draws an exponential mean over the raw curve.
@@ -76,6 +106,8 @@ pub struct LinePlot {
     pub x_label: String,
     /// Name of the vertical axis.
     pub y_label: String,
+    /// Scale of the horizontal axis.
+    pub x_scale: Scale,
     /// Scale of the vertical axis.
     pub y_scale: Scale,
     /// The curves, in the order of the legend.
@@ -83,15 +115,22 @@ pub struct LinePlot {
 }
 
 impl LinePlot {
-    /// An empty chart with a linear axis.
+    /// An empty chart with linear axes.
     pub fn new(title: &str, x_label: &str, y_label: &str) -> Self {
         Self {
             title: title.to_owned(),
             x_label: x_label.to_owned(),
             y_label: y_label.to_owned(),
+            x_scale: Scale::Linear,
             y_scale: Scale::Linear,
             series: vec![],
         }
+    }
+
+    /// Sets the scale of the horizontal axis.
+    #[must_use]
+    pub fn x_scale(self, x_scale: Scale) -> Self {
+        Self { x_scale, ..self }
     }
 
     /// Sets the scale of the vertical axis.
@@ -115,7 +154,7 @@ impl LinePlot {
         let top = TOP + lines * LEGEND_LINE;
         let height = HEIGHT + lines * LEGEND_LINE;
         let all = || self.series.iter().flat_map(|s| &s.points);
-        let x = Axis::new(Scale::Linear, all().map(|p| p.0), LEFT, WIDTH - RIGHT, false);
+        let x = Axis::new(self.x_scale, all().map(|p| p.0), LEFT, WIDTH - RIGHT, false);
         let y = Axis::new(self.y_scale, all().map(|p| p.1), height - BOTTOM, top, true);
 
         let title = escape(&self.title);
@@ -135,16 +174,29 @@ impl LinePlot {
             escape(&self.x_label),
             escape(&self.y_label)
         );
+        let mut marks = marks::Marks::new(LEFT, WIDTH - RIGHT);
         for (i, series) in self.series.iter().enumerate() {
-            draw_series(&mut svg, series, i % PALETTE, &x, &y);
+            if series.style == Style::Points {
+                marks.draw(&mut svg, series, i % PALETTE, &x, &y);
+            } else {
+                draw_series(&mut svg, series, i % PALETTE, &x, &y);
+            }
         }
         for (i, (series, (left, line))) in self.series.iter().zip(&legend).enumerate() {
             let baseline = 46.0 + *line as f64 * LEGEND_LINE;
+            // The sign of a dot is a line of no length: its caps are round.
+            let (class, length) = match series.style {
+                Style::Line => ("", 18.0),
+                Style::Dashed => (" dash", 18.0),
+                Style::Points => (" dot", 0.0),
+            };
             let _ = writeln!(
                 svg,
-                "<path class=\"s c{}\" d=\"M{left:.1} {:.1}h18\"/>\
+                "<path class=\"s{} c{}\" d=\"M{:.1} {:.1}h{length}\"/>\
                  <text x=\"{:.1}\" y=\"{baseline}\">{}</text>",
+                class,
                 i % PALETTE,
+                left + f64::midpoint(18.0, -length),
                 baseline - 4.0,
                 left + 24.0,
                 escape(&series.name)
@@ -214,7 +266,7 @@ fn draw_series(svg: &mut String, series: &Series, colour: usize, x: &Axis, y: &A
         let points: Vec<_> = xs.into_iter().zip(smooth(&ys, smoothing)).collect();
         draw("s", &place(&points));
     } else {
-        draw("s", &raw);
+        draw(if series.style == Style::Dashed { "s dash" } else { "s" }, &raw);
     }
     let crosses = path::crosses(&raw, y.end);
     if !crosses.is_empty() {

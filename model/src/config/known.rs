@@ -11,11 +11,13 @@ pub(super) const NAMES: &[&str] = &[
     "SmolVLM-256M-Instruct",
     "SmolVLM2-2.2B-Instruct",
     "SmolLM2-135M",
+    "SmolLM2-1.7B",
+    "vicuna-7b-v1.5",
 ];
 
 /// The name as [`NAMES`] has it.
 fn canonical(name: &str) -> Option<&'static str> {
-    let bare = name.strip_prefix("HuggingFaceTB/").unwrap_or(name);
+    let bare = ["HuggingFaceTB/", "lmsys/"].iter().find_map(|owner| name.strip_prefix(owner)).unwrap_or(name);
     NAMES.iter().copied().find(|known| known.eq_ignore_ascii_case(bare))
 }
 
@@ -78,19 +80,56 @@ const SMOL_1_7B: TextConfig = TextConfig {
     ..SMOL_135M
 };
 
+/// Llama 2's shape, that of Vicuna 1.5.
+const LLAMA_7B: TextConfig = TextConfig {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    intermediate_size: 11_008,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    num_key_value_heads: 32,
+    head_dim: 128,
+    rms_norm_eps: 1e-5,
+    rope_theta: 10_000.0,
+    max_position_embeddings: 4096,
+};
+
+/// A decoder alone.
+fn text_model(name: &str) -> Option<Config> {
+    let smol = |text| Config {
+        model_type: ModelType::Llama,
+        text,
+        image: None,
+        tie_word_embeddings: true,
+        bos_token_id: Some(0),
+        eos_token_ids: vec![0],
+        pad_token_id: None,
+        torch_dtype: Some("bfloat16".into()),
+    };
+    Some(match name {
+        "SmolLM2-135M" => smol(TextConfig { vocab_size: 49_152, ..SMOL_135M }),
+        "SmolLM2-1.7B" => smol(TextConfig {
+            vocab_size: 49_152,
+            rope_theta: 130_000.0,
+            max_position_embeddings: 8192,
+            ..SMOL_1_7B
+        }),
+        "vicuna-7b-v1.5" => Config {
+            tie_word_embeddings: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+            pad_token_id: Some(0),
+            torch_dtype: Some("float16".into()),
+            ..smol(LLAMA_7B)
+        },
+        _ => return None,
+    })
+}
+
 pub(super) fn config(name: &str) -> Option<Config> {
     let name = canonical(name)?;
-    if name == "SmolLM2-135M" {
-        return Some(Config {
-            model_type: ModelType::Llama,
-            text: TextConfig { vocab_size: 49_152, ..SMOL_135M },
-            image: None,
-            tie_word_embeddings: true,
-            bos_token_id: Some(0),
-            eos_token_ids: vec![0],
-            pad_token_id: None,
-            torch_dtype: Some("bfloat16".into()),
-        });
+    if let Some(config) = text_model(name) {
+        return Some(config);
     }
     let (model_type, text, vision, scale_factor, image_token_id, dtype) = match name {
         "SmolVLM-Instruct" => (ModelType::Idefics3, SMOL_1_7B, SO400M, 3, 49_153, "bfloat16"),

@@ -93,6 +93,7 @@ impl Default for DecodeOptions {
 /// Reads an image file. Grey stays grey, palettes are applied, alpha is dropped, a rotation noted in EXIF is
 /// not applied: as Pillow's `convert("RGB")` does, except that 16-bit grey is windowed.
 pub fn decode_file(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Image, ImageError> {
+    let _phase = engine::profile::phase("image");
     let path = path.as_ref();
     let origin = path.display().to_string();
     let failed = |source| ImageError::Read { origin: origin.clone(), source };

@@ -63,6 +63,7 @@ impl Idefics3Processor {
 
     /// Tiles of an image: row by row, the global image last.
     pub fn process(&self, image: &Image) -> Tiles<'_> {
+        let _phase = engine::profile::phase("image");
         let plan = self.plan(image.width(), image.height());
         let image = to_size(Cow::Borrowed(image), plan.first);
         let image = to_size(image, plan.second);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use engine::profile::module;
 use engine::{DType, Quantized, Tensor, ops};
 
 use crate::error::Result;
@@ -49,6 +50,15 @@ impl Weight {
             Self::Dense(w) => w.detach().to_dtype(dtype),
             Self::Quantized(w) => w.dequantize(dtype),
         }
+    }
+
+    /// The tensors that a product streams through.
+    fn streams(&self) -> impl Iterator<Item = &Tensor> {
+        let [first, second] = match self {
+            Self::Dense(w) => [Some(w), None],
+            Self::Quantized(w) => [Some(&w.parts().codes), Some(&w.parts().absmax)],
+        };
+        first.into_iter().chain(second)
     }
 
     /// `x·Wᵀ (+ bias)` in the type of `x`.
@@ -142,6 +152,7 @@ impl Linear {
 
     /// `x [rows…, in]` to `[rows…, out]`, in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> engine::Result<Tensor> {
+        let _module = module(&self.path);
         let input = self.compute.map_or_else(|| Ok(x.clone()), |dtype| x.to_dtype(dtype))?;
         let y = match self.attached() {
             None => self.weight.apply(&input, self.bias.as_ref())?,
@@ -149,6 +160,33 @@ impl Linear {
             Some(Attached::Full(full)) => input.linear(&full.weight, full.bias.as_ref())?,
         };
         y.to_dtype(x.dtype())
+    }
+
+    /// The outputs of layers that read the same `x`: of 4-bit weights alone in one operation, else one by one.
+    pub fn forward_group<const N: usize>(layers: [&Self; N], x: &Tensor) -> engine::Result<[Tensor; N]> {
+        let compute = layers[0].compute;
+        let alone =
+            |&layer: &&Self| layer.bias.is_none() && layer.compute == compute && layer.attached().is_none();
+        let weights = layers.iter().map(|layer| match &layer.weight {
+            Weight::Quantized(w) => Some(&**w),
+            Weight::Dense(_) => None,
+        });
+        let weights: Option<Vec<&Quantized>> = weights.collect();
+        let ys: Vec<Tensor> = if let Some(weights) = weights.filter(|_| layers.iter().all(alone)) {
+            let input = compute.map_or_else(|| Ok(x.clone()), |dtype| x.to_dtype(dtype))?;
+            let ys = input.linear_nf4_group(&weights)?.into_iter();
+            ys.map(|y| y.to_dtype(x.dtype())).collect::<engine::Result<_>>()?
+        } else {
+            layers.iter().map(|layer| layer.forward(x)).collect::<engine::Result<_>>()?
+        };
+        Ok(ys.try_into().unwrap_or_else(|_| unreachable!("one output for each layer")))
+    }
+
+    /// Says that these layers come next, so that their weights can be fetched while small operations run. Worth while
+    /// for few rows only, whose products wait for memory.
+    pub fn come_next(layers: &[&Self]) {
+        let Some(first) = layers.first().and_then(|layer| layer.weight.streams().next()) else { return };
+        first.device().will_read(layers.iter().flat_map(|layer| layer.weight.streams()));
     }
 
     /// What an adapter has put on this layer.

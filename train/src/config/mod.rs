@@ -4,7 +4,7 @@
 mod adapter;
 mod data;
 mod sections;
-mod suggest;
+pub mod suggest;
 
 use std::path::{Component, Path, PathBuf};
 

@@ -14,7 +14,7 @@ pub(super) fn with_suggestion(message: &str) -> String {
 }
 
 /// The candidate with the fewest changed letters, if less than half of them change.
-fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .map(|candidate| (distance(word, candidate), candidate))
         .filter(|(d, candidate)| 2 * d <= candidate.chars().count().max(word.chars().count()))

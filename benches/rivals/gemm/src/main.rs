@@ -1,5 +1,5 @@
 //! Times an n x n x n f32 product of the engine and of the `gemm` crate, in turns, and prints one JSON line
-//! per system and one with the ratio of each pair.
+//! per system (`rival_bench.py` has the format); the ratio of each pair goes to stderr.
 //!
 //! Usage: gemm-rival [--n 1024] [--threads 2] [--repeats 7] [--warmup 1]
 
@@ -100,19 +100,19 @@ fn main() {
     let error = ours.iter().zip(&dst).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(error < 1e-4 * (n as f32).sqrt(), "the products differ by {error}");
 
-    let ratios: Vec<f64> = rates[0].iter().zip(&rates[1]).map(|(a, b)| a / b).collect();
-    let [ours, theirs] = rates;
-    for (system, unit, mut values) in
-        [("roentgen", "GFLOP/s", ours), ("gemm", "GFLOP/s", theirs), ("roentgen / gemm", "ratio", ratios)]
-    {
-        values.sort_by(f64::total_cmp);
+    let mut ratios: Vec<f64> = rates[0].iter().zip(&rates[1]).map(|(a, b)| a / b).collect();
+    ratios.sort_by(f64::total_cmp);
+    eprintln!(
+        "roentgen / gemm: {:.3} ({:.3} to {:.3}) in {} pairs",
+        ratios[ratios.len() / 2],
+        ratios[0],
+        ratios[ratios.len() - 1],
+        ratios.len()
+    );
+    for (system, version, values) in [("roentgen", "this source", &rates[0]), ("gemm", "0.19", &rates[1])] {
         println!(
-            "{{\"system\":\"{system}\",\"what\":\"matmul {n}\",\"dtype\":\"f32\",\"threads\":{threads},\
-             \"unit\":\"{unit}\",\"median\":{:.3},\"min\":{:.3},\"max\":{:.3},\"n\":{}}}",
-            values[values.len() / 2],
-            values[0],
-            values[values.len() - 1],
-            values.len()
+            "{{\"system\":\"{system}\",\"version\":\"{version}\",\"figure\":\"product {n}\",\"model\":\"random\",\
+             \"weights\":\"f32\",\"unit\":\"GFLOP/s\",\"values\":{values:?},\"threads\":{threads}}}"
         );
     }
 }

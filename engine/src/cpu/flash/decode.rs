@@ -16,6 +16,8 @@ use crate::cpu::threads::{Scatter, parallel_for};
 pub(super) const KEYS: usize = 64;
 /// Keys of a task.
 const RANGE: usize = 256;
+/// Elements of K from which on a fork pays: below, two threads save less than they wait for each other.
+const WORTH_A_FORK: usize = 1 << 14;
 /// Ranges from which on combining them is worth a fork.
 const PARALLEL_COMBINE: usize = 8;
 
@@ -28,12 +30,17 @@ pub(super) fn forward<T: Float, S: Simd>(isa: S, p: &Problem<'_, T>, out: &mut [
     let heads = p.batch * p.hkv;
     let mut partial = vec![0.0f32; heads * ranges * rows * stride];
     let parts = Scatter::new(&mut partial);
-    parallel_for(heads * ranges, |task| {
+    let task = |task: usize| {
         let (head, range) = (task / ranges, task % ranges);
         // SAFETY: each task has its own piece.
         let part = unsafe { parts.slice(task * rows * stride, rows * stride) };
         key_range(isa, p, head / p.hkv, head % p.hkv, range * RANGE, part);
-    });
+    };
+    if heads * p.sk * p.dim >= WORTH_A_FORK {
+        parallel_for(heads * ranges, task);
+    } else {
+        (0..heads * ranges).for_each(task);
+    }
     let (out, lse) = (Scatter::new(out), Scatter::new(lse));
     let combine = |head: usize| {
         let (b, hk) = (head / p.hkv, head % p.hkv);

@@ -257,6 +257,7 @@ impl<T: Float> Kernel<T> for Fma256 {
         w: [*const T; R],
         x: *const u32,
         xs: usize,
+        _: usize,
     ) -> [[f32; M]; R] {
         // SAFETY: as above.
         unsafe { dots(k, w, x, xs) }

@@ -15,7 +15,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::kernel::{Kernel, word};
+use super::kernel::{Kernel, SecondLevel, word};
 use super::pack;
 use crate::dtype::Float;
 
@@ -195,6 +195,28 @@ unsafe fn pack_along_k<T, L: Load<T>>(
     }
 }
 
+/// Sums of the lanes of each vector, four vectors at a time where there are as many.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lane_sums<const R: usize>(v: [__m512; R]) -> [f32; R] {
+    let mut out = [0.0; R];
+    let (fours, rest) = v.as_chunks::<4>();
+    for (out, [a, b, c, d]) in out.as_chunks_mut::<4>().0.iter_mut().zip(fours) {
+        let ab = _mm512_add_ps(_mm512_unpacklo_ps(*a, *b), _mm512_unpackhi_ps(*a, *b));
+        let cd = _mm512_add_ps(_mm512_unpacklo_ps(*c, *d), _mm512_unpackhi_ps(*c, *d));
+        // Now lanes 0 and 1 of each quarter are a's and b's, and so are lanes 2 and 3; of `cd` c's and d's.
+        let quarters = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(ab, cd), _mm512_shuffle_ps::<0xee>(ab, cd));
+        let halves = _mm512_add_ps(quarters, _mm512_shuffle_f32x4::<0x4e>(quarters, quarters));
+        let all = _mm512_add_ps(halves, _mm512_shuffle_f32x4::<0xb1>(halves, halves));
+        // SAFETY: 128 bits on both sides.
+        *out = unsafe { std::mem::transmute::<__m128, [f32; 4]>(_mm512_castps512_ps128(all)) };
+    }
+    for (out, v) in out[R - rest.len()..].iter_mut().zip(rest) {
+        *out = _mm512_reduce_add_ps(*v);
+    }
+    out
+}
+
 macro_rules! dots {
     ($name:ident, $features:literal, |$sum:ident, $a:ident, $b:ident| $fma:expr) => {
         #[target_feature(enable = $features)]
@@ -203,9 +225,8 @@ macro_rules! dots {
             w: [*const T; R],
             x: *const u32,
             xs: usize,
+            ahead: usize,
         ) -> [[f32; M]; R] {
-            /// Bytes between the read and the prefetch of a row.
-            const AHEAD: usize = 1024;
             // SAFETY: the promises of `Kernel::dots`; the last load is masked to `k`; a prefetch does not fault.
             unsafe {
                 let mut sums = [[_mm512_setzero_ps(); M]; R];
@@ -213,7 +234,7 @@ macro_rules! dots {
                     let mut rows = [_mm512_setzero_si512(); R];
                     for r in 0..R {
                         let row = w[r].add(from);
-                        _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(AHEAD));
+                        _mm_prefetch::<_MM_HINT_T0>(row.cast::<i8>().wrapping_add(ahead));
                         rows[r] = L::load(row, left);
                     }
                     for m in 0..M {
@@ -233,9 +254,10 @@ macro_rules! dots {
                     step(whole, k - whole);
                 }
                 let mut out = [[0.0; M]; R];
-                for r in 0..R {
-                    for m in 0..M {
-                        out[r][m] = _mm512_reduce_add_ps(sums[r][m]);
+                for m in 0..M {
+                    let of_rows = lane_sums::<R>(std::array::from_fn(|r| sums[r][m]));
+                    for r in 0..R {
+                        out[r][m] = of_rows[r];
                     }
                 }
                 out
@@ -351,40 +373,122 @@ unsafe fn look_up(index: __m512i, map: &[f32; 256]) -> __m512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
+unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], second: SecondLevel<'_>, out: &mut [f32]) {
     assert_eq!(codes.len(), out.len());
-    let (absmax, offset) = (_mm512_set1_ps(absmax), _mm512_set1_ps(offset));
-    for (codes, out) in codes.chunks(16).zip(out.chunks_mut(16)) {
-        let mask: __mmask16 = if codes.len() == 16 { !0 } else { (1 << codes.len()) - 1 };
-        // SAFETY: both accesses are masked to the chunk.
-        unsafe {
-            let index = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, codes.as_ptr().cast()));
-            // A product and a sum, not fused: the format's rule.
-            let scale = _mm512_add_ps(_mm512_mul_ps(look_up(index, map), absmax), offset);
-            _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, scale);
+    let offset = _mm512_set1_ps(second.offset);
+    for (run, absmax) in second.runs(codes.len()) {
+        let absmax = _mm512_set1_ps(absmax);
+        for (codes, out) in codes[run.clone()].chunks(16).zip(out[run].chunks_mut(16)) {
+            let mask: __mmask16 = if codes.len() == 16 { !0 } else { (1 << codes.len()) - 1 };
+            // SAFETY: both accesses are masked to the chunk.
+            unsafe {
+                let index = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, codes.as_ptr().cast()));
+                // A product and a sum, not fused: the format's rule.
+                let scale = _mm512_add_ps(_mm512_mul_ps(look_up(index, map), absmax), offset);
+                _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, scale);
+            }
         }
     }
 }
 
-/// Puts a vector in the order that [`packed_dots`] reads it in. 32 bytes of codes, seen as 16 words `w`, give values
-/// 1, 0, 3, 2 modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`. Two units are read at once: each
-/// of these four from both, then the next; an odd last unit is read as two shifts at once.
-fn arrange(values: &[bf16], out: &mut [bf16]) {
-    const ORDER: [usize; 4] = [1, 0, 3, 2];
-    let pairs = values.len() / 128 * 128;
-    for (values, out) in values[..pairs].chunks_exact(128).zip(out.chunks_exact_mut(128)) {
-        for (part, of_four) in ORDER.into_iter().enumerate() {
-            for i in 0..16 {
-                out[32 * part + i] = values[4 * i + of_four];
-                out[32 * part + 16 + i] = values[64 + 4 * i + of_four];
+/// As [`nested_scales`], 64 codes at a time: the bytes of the values are looked up plane by plane.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+unsafe fn nested_scales_vbmi(codes: &[u8], map: &[f32; 256], second: SecondLevel<'_>, out: &mut [f32]) {
+    assert_eq!(codes.len(), out.len());
+    // Byte `p` of value `i` at `planes[p][i]`.
+    let mut planes = [[0u8; 256]; 4];
+    for i in (0..256).step_by(16) {
+        // SAFETY: 16 of 256 values; 16 of 256 bytes.
+        unsafe {
+            let values = _mm512_loadu_si512(map.as_ptr().add(i).cast());
+            let shifted = [
+                values,
+                _mm512_srli_epi32::<8>(values),
+                _mm512_srli_epi32::<16>(values),
+                _mm512_srli_epi32::<24>(values),
+            ];
+            for (plane, bytes) in planes.iter_mut().zip(shifted) {
+                _mm_storeu_si128(plane.as_mut_ptr().add(i).cast(), _mm512_cvtepi32_epi8(bytes));
             }
         }
     }
-    for (values, out) in values[pairs..].chunks_exact(64).zip(out[pairs..].chunks_exact_mut(64)) {
-        for (part, of_four) in ORDER.into_iter().enumerate() {
-            for i in 0..16 {
-                out[16 * part + i] = values[4 * i + of_four];
+    let planes = planes.map(|plane| -> [__m512i; 4] {
+        // SAFETY: four times 64 bytes of each plane.
+        std::array::from_fn(|i| unsafe { _mm512_loadu_si512(plane.as_ptr().add(64 * i).cast()) })
+    });
+    // Unpacking works within quarters of a vector; a transpose of groups of four beforehand puts the results in order.
+    let transpose = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let offset = _mm512_set1_ps(second.offset);
+    for (run, absmax) in second.runs(codes.len()) {
+        let absmax = _mm512_set1_ps(absmax);
+        for (codes, out) in codes[run.clone()].chunks(64).zip(out[run].chunks_mut(64)) {
+            let mask: __mmask64 = if codes.len() == 64 { !0 } else { (1 << codes.len()) - 1 };
+            // SAFETY: all accesses are masked to the chunk; a store that is masked out whole touches nothing.
+            unsafe {
+                let index = _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast());
+                let index = _mm512_permutexvar_epi32(transpose, index);
+                let upper = _mm512_movepi8_mask(index);
+                let [b0, b1, b2, b3] = planes.map(|[p0, p1, p2, p3]| {
+                    let low = _mm512_permutex2var_epi8(p0, index, p1);
+                    _mm512_mask_blend_epi8(upper, low, _mm512_permutex2var_epi8(p2, index, p3))
+                });
+                let (low, high) = (_mm512_unpacklo_epi8(b0, b1), _mm512_unpackhi_epi8(b0, b1));
+                let (low2, high2) = (_mm512_unpacklo_epi8(b2, b3), _mm512_unpackhi_epi8(b2, b3));
+                let values = [
+                    _mm512_unpacklo_epi16(low, low2),
+                    _mm512_unpackhi_epi16(low, low2),
+                    _mm512_unpacklo_epi16(high, high2),
+                    _mm512_unpackhi_epi16(high, high2),
+                ];
+                for (i, values) in values.into_iter().enumerate() {
+                    let scale = _mm512_add_ps(_mm512_mul_ps(_mm512_castsi512_ps(values), absmax), offset);
+                    let out = out.as_mut_ptr().wrapping_add(16 * i);
+                    _mm512_mask_storeu_ps(out, (mask >> (16 * i)) as __mmask16, scale);
+                }
             }
+        }
+    }
+}
+
+/// From how many scales on laying out the planes pays.
+const WORTH_PLANES: usize = 128;
+
+/// Puts a vector in the order that [`packed_dots`] reads it in. 32 bytes of codes, seen as 16 words `w`, give values
+/// 1, 0, 3, 2 modulo 4 in the low four bits of `w`, `w >> 4`, `w >> 8`, `w >> 12`. Two units are read at once: each
+/// of these four from both, then the next; an odd last unit is read as two shifts at once.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn arrange(values: &[bf16], out: &mut [bf16]) {
+    const ORDER: [i16; 4] = [1, 0, 3, 2];
+    assert!(values.len() == out.len() && values.len().is_multiple_of(64));
+    // Of 64 values every fourth from one place on, then every fourth from the next.
+    let fourths =
+        |part: usize| -> [i16; 32] { std::array::from_fn(|i| 4 * (i as i16 % 16) + ORDER[part + i / 16]) };
+    let (first, second) = (fourths(0), fourths(2));
+    // SAFETY: whole units of 64 values on both sides.
+    unsafe {
+        let (first, second) = (_mm512_loadu_epi16(first.as_ptr()), _mm512_loadu_epi16(second.as_ptr()));
+        let unit = |at: usize| {
+            let values = values.as_ptr().add(at).cast();
+            let (low, high) = (_mm512_loadu_epi16(values), _mm512_loadu_epi16(values.add(32)));
+            (_mm512_permutex2var_epi16(low, first, high), _mm512_permutex2var_epi16(low, second, high))
+        };
+        let pairs = values.len() / 128 * 128;
+        for at in (0..pairs).step_by(128) {
+            let (a, b) = (unit(at), unit(at + 64));
+            let parts = [
+                _mm512_shuffle_i64x2::<0x44>(a.0, b.0),
+                _mm512_shuffle_i64x2::<0xee>(a.0, b.0),
+                _mm512_shuffle_i64x2::<0x44>(a.1, b.1),
+                _mm512_shuffle_i64x2::<0xee>(a.1, b.1),
+            ];
+            for (i, part) in parts.into_iter().enumerate() {
+                _mm512_storeu_si512(out.as_mut_ptr().add(at + 32 * i).cast(), part);
+            }
+        }
+        if pairs < values.len() {
+            let (a, b) = unit(pairs);
+            _mm512_storeu_si512(out.as_mut_ptr().add(pairs).cast(), a);
+            _mm512_storeu_si512(out.as_mut_ptr().add(pairs + 32).cast(), b);
         }
     }
 }
@@ -396,9 +500,8 @@ unsafe fn packed_dots<const R: usize>(
     scales: [*const f32; R],
     table: &[f32; 16],
     x: *const bf16,
+    ahead: usize,
 ) -> [f32; R] {
-    /// Bytes between the read and the prefetch of a row.
-    const AHEAD: usize = 2048;
     /// `(words & low four bits) | half`: an index into two tables side by side.
     const SELECT: i32 = 0xea;
     // SAFETY: the promises of `Kernel::packed_dots`; a prefetch does not fault.
@@ -424,7 +527,7 @@ unsafe fn packed_dots<const R: usize>(
                 let values = _mm512_cvtne2ps_pbh(scaled(1), scaled(0));
                 let values = std::mem::transmute::<__m512bh, __m512i>(values);
                 let at = codes[r].add(64 * pair);
-                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
+                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(ahead));
                 let words = _mm512_loadu_si512(at.cast());
                 let shifted = [
                     words,
@@ -445,14 +548,16 @@ unsafe fn packed_dots<const R: usize>(
             let x1 = _mm512_loadu_si512(x.add(64 * unit + 32).cast());
             for r in 0..R {
                 let values = scaled_table(table, *scales[r].add(unit));
-                let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(codes[r].add(32 * unit).cast()));
+                let at = codes[r].add(32 * unit);
+                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(ahead));
+                let words = _mm512_broadcast_i64x4(_mm256_loadu_si256(at.cast()));
                 let w0 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, first), values);
                 let w1 = _mm512_permutexvar_epi16(_mm512_srlv_epi16(words, second), values);
                 sums[r][0] = dot(sums[r][0], x0, w0);
                 sums[r][1] = dot(sums[r][1], x1, w1);
             }
         }
-        sums.map(|[a, b]| _mm512_reduce_add_ps(_mm512_add_ps(a, b)))
+        lane_sums(sums.map(|[a, b]| _mm512_add_ps(a, b)))
     }
 }
 
@@ -469,7 +574,8 @@ macro_rules! packed {
         }
 
         fn arrange(values: &[bf16], out: &mut [bf16]) {
-            arrange(values, out);
+            // SAFETY: as above.
+            unsafe { arrange(values, out) }
         }
 
         unsafe fn packed_dots<const R: usize>(
@@ -478,9 +584,10 @@ macro_rules! packed {
             scales: [*const f32; R],
             table: &[f32; 16],
             x: *const bf16,
+            ahead: usize,
         ) -> [f32; R] {
             // SAFETY: as above.
-            unsafe { packed_dots(units, codes, scales, table, x) }
+            unsafe { packed_dots(units, codes, scales, table, x, ahead) }
         }
     };
     (f32) => {
@@ -492,9 +599,15 @@ macro_rules! packed {
         }
     };
     (plain) => {
-        unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
-            // SAFETY: the same promise; `run` checked the instruction set.
-            unsafe { nested_scales(codes, map, absmax, offset, out) }
+        unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], second: SecondLevel<'_>, out: &mut [f32]) {
+            // SAFETY: the same promise; `run` checked the instruction set, and this the one beyond it.
+            unsafe {
+                if codes.len() >= WORTH_PLANES && is_x86_feature_detected!("avx512vbmi") {
+                    nested_scales_vbmi(codes, map, second, out);
+                } else {
+                    nested_scales(codes, map, second, out);
+                }
+            }
         }
     };
 }
@@ -566,9 +679,10 @@ macro_rules! kernel {
                 w: [*const $t; R],
                 x: *const u32,
                 xs: usize,
+                ahead: usize,
             ) -> [[f32; M]; R] {
                 // SAFETY: as above.
-                unsafe { $dots::<$t, Self, R, M>(k, w, x, xs) }
+                unsafe { $dots::<$t, Self, R, M>(k, w, x, xs, ahead) }
             }
 
             packed!($packed);

@@ -1,6 +1,7 @@
 //! What an instruction set gives to the product, and the scratch memory that the ways share.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::dtype::Float;
 
@@ -77,7 +78,8 @@ pub(in crate::cpu) trait Kernel<T: Float> {
     unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut O, rs: usize);
 
     /// Dot products of `R` rows `w` (contiguous, `k` elements) with `M` packed vectors `x`, each `xs` words
-    /// long and zero beyond `k`, which a multiple of 16 words covers.
+    /// long and zero beyond `k`, which a multiple of 16 words covers. What lies `ahead` bytes after each row is
+    /// prefetched meanwhile.
     ///
     /// # Safety
     /// Every row of `w` holds `k` elements; `x` holds `M * xs` words.
@@ -86,6 +88,7 @@ pub(in crate::cpu) trait Kernel<T: Float> {
         w: [*const T; R],
         x: *const u32,
         xs: usize,
+        ahead: usize,
     ) -> [[f32; M]; R];
 
     /// Expands 4-bit codes, the first of a pair in the high half of its byte: 64 for each scale, value
@@ -113,9 +116,11 @@ pub(in crate::cpu) trait Kernel<T: Float> {
     /// # Safety
     /// None beyond the instruction set.
     #[inline(always)]
-    unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], absmax: f32, offset: f32, out: &mut [f32]) {
-        for (out, &code) in out.iter_mut().zip(codes) {
-            *out = map[usize::from(code)] * absmax + offset;
+    unsafe fn nested_scales(codes: &[u8], map: &[f32; 256], second: SecondLevel<'_>, out: &mut [f32]) {
+        for (run, absmax) in second.runs(codes.len()) {
+            for (out, &code) in out[run.clone()].iter_mut().zip(&codes[run]) {
+                *out = map[usize::from(code)] * absmax + second.offset;
+            }
         }
     }
 
@@ -125,7 +130,8 @@ pub(in crate::cpu) trait Kernel<T: Float> {
     }
 
     /// Dot products of `R` rows of 4-bit codes with one arranged vector: row `r` is `32·units` bytes at `codes[r]`,
-    /// with one scale in `scales[r]` for each 64 codes. The values are those of [`Self::expand`].
+    /// with one scale in `scales[r]` for each 64 codes. The values are those of [`Self::expand`]. Codes `ahead` bytes
+    /// after each row's are prefetched meanwhile.
     ///
     /// # Safety
     /// As [`Self::expand`] for each row; `x` holds `64·units` elements.
@@ -135,8 +141,34 @@ pub(in crate::cpu) trait Kernel<T: Float> {
         _scales: [*const f32; R],
         _table: &[f32; 16],
         _x: *const T,
+        _ahead: usize,
     ) -> [f32; R] {
         unreachable!("asked for only where PACKED_DOTS is set")
+    }
+}
+
+/// Second level of double quantisation, from some code on.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct SecondLevel<'a> {
+    /// Number of the first code.
+    pub(in crate::cpu) first: usize,
+    /// Codes that share an `absmax`.
+    pub(in crate::cpu) block: usize,
+    pub(in crate::cpu) absmax: &'a [f32],
+    pub(in crate::cpu) offset: f32,
+}
+
+impl<'a> SecondLevel<'a> {
+    /// Ranges of the next `n` codes with the `absmax` that each shares.
+    #[inline(always)]
+    pub(super) fn runs(self, n: usize) -> impl Iterator<Item = (Range<usize>, f32)> + use<'a> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let start = at;
+            let code = self.first + start;
+            at = n.min(start + self.block - code % self.block);
+            (start < n).then(|| (start..at, self.absmax[code / self.block]))
+        })
     }
 }
 

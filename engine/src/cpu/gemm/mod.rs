@@ -198,8 +198,32 @@ pub fn gemm_sum<T: GemmInput, O: Float>(terms: &[Term<T>], c: MatMut<O>, init: I
     run(isa(), terms, c, init, &[]);
 }
 
+/// C = A·Wᵀ for each of `weights` and its C of `outs`. Of few rows this is one walk through all the weights.
+///
+/// # Panics
+/// As [`gemm`], and if there are not as many outputs as weights.
+pub fn gemm_group<T: GemmInput, O: Float>(a: MatRef<T>, weights: &[Packed], outs: Vec<MatMut<O>>) {
+    assert_eq!(weights.len(), outs.len(), "gemm: one output per weight");
+    let terms: Vec<_> = weights.iter().map(|&w| [Term { a, b: Right::PackedT(w) }]).collect();
+    let group: Vec<_> =
+        terms.iter().zip(outs).filter_map(|(terms, c)| checked(terms, c, Init::Zero, &[])).collect();
+    T::run(isa(), &group);
+}
+
 fn run<T: GemmInput, O: Float>(isa: Isa, terms: &[Term<T>], c: MatMut<O>, init: Init<T>, batch: &[BatchDim]) {
     assert!(isa <= Isa::detect(), "this machine does not offer {}", isa.name());
+    if let Some(g) = checked(terms, c, init, batch) {
+        T::run(isa, &[g]);
+    }
+}
+
+/// Checks a call; `None` if there is nothing to compute.
+fn checked<'a, T: GemmInput, O: Float>(
+    terms: &'a [Term<'a, T>],
+    c: MatMut<'_, O>,
+    init: Init<'a, T>,
+    batch: &'a [BatchDim],
+) -> Option<Gemm<'a, T, O>> {
     let MatMut { data, rows: m, cols: n, rs: c_rs } = c;
     let products = batch.iter().map(|d| d.count).product();
     assert!(batch.is_empty() || terms.len() == 1, "gemm: a batch has one term");
@@ -210,7 +234,7 @@ fn run<T: GemmInput, O: Float>(isa: Isa, terms: &[Term<T>], c: MatMut<O>, init: 
         assert_eq!(bias.len(), n, "gemm: one bias per column");
     }
     if products == 0 || m == 0 || n == 0 {
-        return;
+        return None;
     }
     for Term { a, b } in terms {
         let batch_a = batch.iter().map(|d| (d.count, d.a));
@@ -227,7 +251,7 @@ fn run<T: GemmInput, O: Float>(isa: Isa, terms: &[Term<T>], c: MatMut<O>, init: 
     }
     check_reach("C", data.len(), [(m, c_rs), (n, 1)], batch.iter().map(|d| (d.count, d.c)));
     check_disjoint([(n, 1), (m, c_rs)], batch);
-    T::run(isa, &Gemm { m, n, terms, c: Scatter::new(data), c_rs, init, batch, products });
+    Some(Gemm { m, n, terms, c: Scatter::new(data), c_rs, init, batch, products })
 }
 
 /// Every index below must be in bounds: the kernels read and write through pointers.
@@ -309,12 +333,16 @@ fn from<T>(data: &[T], offset: usize) -> &[T] {
     &data[offset.min(data.len())..]
 }
 
-/// One instruction set's product.
-fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(g: &Gemm<T, O>) {
-    if thin::run::<T, O, K>(g) || thin_packed::run::<T, O, K>(g) {
+/// One instruction set's products; several only if they share A and each has one packed term.
+fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(group: &[Gemm<T, O>]) {
+    if thin_packed::run::<T, O, K>(group) {
         return;
     }
-    tiled::run::<T, O, K>(g);
+    for g in group {
+        if !thin::run::<T, O, K>(g) {
+            tiled::run::<T, O, K>(g);
+        }
+    }
 }
 
 mod sealed {
@@ -327,35 +355,35 @@ mod sealed {
 
     pub trait Run: Sized {
         #[expect(private_interfaces, reason = "the trait is sealed")]
-        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>)
+        fn run<O: Float>(isa: Isa, group: &[Gemm<Self, O>])
         where
             Self: GemmInput;
     }
 
     impl Run for f32 {
         #[expect(private_interfaces, reason = "the trait is sealed")]
-        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>) {
+        fn run<O: Float>(isa: Isa, group: &[Gemm<Self, O>]) {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Avx512Bf16 => drive::<Self, O, Fma512>(g),
+                Isa::Avx512 | Isa::Avx512Bf16 => drive::<Self, O, Fma512>(group),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => drive::<Self, O, Fma256>(g),
-                _ => drive::<Self, O, Plain>(g),
+                Isa::Avx2 => drive::<Self, O, Fma256>(group),
+                _ => drive::<Self, O, Plain>(group),
             }
         }
     }
 
     impl Run for bf16 {
         #[expect(private_interfaces, reason = "the trait is sealed")]
-        fn run<O: Float>(isa: Isa, g: &Gemm<Self, O>) {
+        fn run<O: Float>(isa: Isa, group: &[Gemm<Self, O>]) {
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 => drive::<Self, O, Dot512>(g),
+                Isa::Avx512Bf16 => drive::<Self, O, Dot512>(group),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => drive::<Self, O, Fma512>(g),
+                Isa::Avx512 => drive::<Self, O, Fma512>(group),
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => drive::<Self, O, Fma256>(g),
-                _ => drive::<Self, O, Plain>(g),
+                Isa::Avx2 => drive::<Self, O, Fma256>(group),
+                _ => drive::<Self, O, Plain>(group),
             }
         }
     }

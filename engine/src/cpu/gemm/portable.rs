@@ -106,6 +106,7 @@ impl<T: Float> Kernel<T> for Plain {
         w: [*const T; R],
         x: *const u32,
         xs: usize,
+        _: usize,
     ) -> [[f32; M]; R] {
         const LANES: usize = 8;
         let mut sums = [[[0f32; LANES]; M]; R];

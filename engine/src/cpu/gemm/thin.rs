@@ -16,6 +16,8 @@ const MOST: usize = 8;
 const TASK_BYTES: usize = 128 << 10;
 /// Most tasks for one product: enough to even out threads of uneven speed.
 const TASKS: usize = 64;
+/// Bytes between the read and the prefetch of a row.
+const AHEAD: usize = 1024;
 
 /// The product with its large operand as rows `w` and its small one as vectors `x`.
 struct Thin<'a, T, O> {
@@ -73,7 +75,7 @@ pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
     };
     let tasks = pieces * g.products;
     if bytes.saturating_mul(g.products) > TASK_BYTES {
-        threads::parallel_for(tasks, task);
+        threads::parallel_for_near(tasks, task);
     } else {
         (0..tasks).for_each(task);
     }
@@ -106,7 +108,7 @@ impl<T: Float, O: Float> Thin<'_, T, O> {
                     self.w[at..at + self.k].as_ptr()
                 });
                 // SAFETY: each row was sliced to `k` elements; `x` holds M vectors of `xs` words.
-                let sums = unsafe { K::dots::<R, M>(self.k, w, x.as_ptr(), xs) };
+                let sums = unsafe { K::dots::<R, M>(self.k, w, x.as_ptr(), xs, AHEAD) };
                 for (r, sums) in sums.iter().enumerate() {
                     if r * stretch + i < rows {
                         for (v, &sum) in sums.iter().enumerate().take(self.count) {
@@ -122,6 +124,12 @@ impl<T: Float, O: Float> Thin<'_, T, O> {
     fn load_x<K: Kernel<T>>(&self, x: &mut [u32], xs: usize) {
         for (v, x) in x.chunks_exact_mut(xs).enumerate().take(self.count) {
             let src = &self.x.data[v * self.x.lane..];
+            if K::IN_PLACE && self.x.step == 1 && self.k.is_multiple_of(K::DEPTH) {
+                let (head, tail) = x.split_at_mut(self.k / K::DEPTH);
+                bytemuck::cast_slice_mut::<_, u8>(head).copy_from_slice(bytemuck::cast_slice(&src[..self.k]));
+                tail.fill(0);
+                continue;
+            }
             let at = |i: usize| if i < self.k { src[i * self.x.step] } else { T::from_f32(0.0) };
             for (w, word) in x.iter_mut().enumerate() {
                 *word = K::word(at(w * K::DEPTH), at(w * K::DEPTH + 1));

@@ -1,6 +1,12 @@
-//! Few rows against a quantised weight: decoding. Codes are read once, at memory speed.
+//! Few rows against quantised weights: decoding. Codes are read once, at memory speed.
+//!
+//! Each thread walks through one long stretch of codes, a few rows of the weight at a time, and fetches what it will
+//! need some microseconds later. Several weights that multiply the same rows are one walk.
 
-use super::kernel::{Kernel, SCRATCH, Scratch};
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+use super::kernel::{Kernel, SCRATCH, Scratch, Words};
 use super::{Gemm, Init, MatRef, Right, Term};
 use crate::cpu::packed::Packed;
 use crate::cpu::threads;
@@ -8,63 +14,108 @@ use crate::dtype::Float;
 
 /// Most rows of A.
 const MOST: usize = 8;
-/// Bytes of codes below which a fork is not worth while, and the least for one task.
-const TASK_BYTES: usize = 64 << 10;
-/// Most tasks for one product.
-const TASKS: usize = 64;
-/// Scales that are decoded at once for each stream.
-const SCALES: usize = 128;
+/// Bytes of codes below which a fork is not worth while.
+const FORK_BYTES: usize = 64 << 10;
+/// Bytes of codes for one task: enough tasks to even out threads of uneven speed.
+const TASK_BYTES: usize = 16 << 10;
+/// Bytes between the codes that are read and those that are fetched.
+const AHEAD: usize = 8 << 10;
+/// Scales that are decoded at once.
+const SCALES: usize = 1024;
 /// Rows of the weight that are walked at once.
 const STREAMS: usize = 4;
 
-/// The product with its second term, if it has one.
+/// A product with its second term, if it has one.
 struct Thin<'a, 'g, T, O> {
     g: &'g Gemm<'a, T, O>,
     a: MatRef<'a, T>,
     weight: Packed<'a>,
     /// Low-rank term: A `[m, r]`, B `[r, n]`.
     low: Option<(MatRef<'a, T>, MatRef<'a, T>)>,
-    /// The row of A as the fused dot products want it; empty if they are not used.
-    x: Vec<T>,
+    /// Rows of the weight for one task.
+    per_task: usize,
+    /// Number of its first task.
+    task: usize,
 }
 
-/// The one row of `a`, arranged for [`Kernel::packed_dots`].
-fn arranged<T: Float, K: Kernel<T>>(a: &MatRef<T>) -> Vec<T> {
-    let row: Vec<T> = (0..a.cols).map(|i| a.data[i * a.cs]).collect();
-    let mut x = vec![T::from_f32(0.0); a.cols];
-    K::arrange(&row, &mut x);
-    x
+impl<'a, 'g, T: Float, O: Float> Thin<'a, 'g, T, O> {
+    /// The product, if it is of this kind: one quantised weight, transposed, and at most one term in memory.
+    fn new(g: &'g Gemm<'a, T, O>, task: usize) -> Option<Self> {
+        let (a, weight, low) = match g.terms {
+            [Term { a, b: Right::PackedT(w) }] => (*a, *w, None),
+            [Term { a, b: Right::PackedT(w) }, Term { a: h, b: Right::Dense(b) }] => (*a, *w, Some((*h, *b))),
+            _ => return None,
+        };
+        let pieces = (weight.rows * weight.cols / 2 / TASK_BYTES).max(1);
+        let per_task = weight.rows.div_ceil(pieces).next_multiple_of(STREAMS);
+        (a.cols > 0).then_some(Self { g, a, weight, low, per_task, task })
+    }
+
+    fn tasks(&self) -> usize {
+        self.weight.rows.div_ceil(self.per_task)
+    }
 }
 
-/// Runs the product if it is of this kind: one quantised weight, transposed, and at most one term in memory.
-pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
-    if g.m > MOST {
+/// Calls `f` with the one row of `a`, arranged for [`Kernel::packed_dots`].
+fn arranged<T: Float, K: Kernel<T>>(a: &MatRef<T>, f: impl FnOnce(&[T])) {
+    thread_local! {
+        // Not the scratch of the tasks, which this thread will run too.
+        static ROW: RefCell<Words> = RefCell::default();
+    }
+    let row: Cow<[T]> = match a.cs {
+        1 => Cow::Borrowed(&a.data[..a.cols]),
+        // A stride of 0 repeats.
+        step => (0..a.cols).map(|i| a.data[i * step]).collect(),
+    };
+    // Taken out, so that no task meets it borrowed.
+    let mut words = ROW.take();
+    let x = &mut words.elements::<T>(a.cols)[..a.cols];
+    K::arrange(&row, x);
+    f(x);
+    ROW.set(words);
+}
+
+/// Runs products of one A, if all are of this kind.
+pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(group: &[Gemm<T, O>]) -> bool {
+    if group.iter().any(|g| g.m > MOST || !matches!(g.terms, [Term { b: Right::PackedT(_), .. }, ..])) {
         return false;
     }
-    let (a, weight, low) = match g.terms {
-        [Term { a, b: Right::PackedT(w) }] => (*a, *w, None),
-        [Term { a, b: Right::PackedT(w) }, Term { a: h, b: Right::Dense(b) }] => (*a, *w, Some((*h, *b))),
-        _ => return false,
-    };
-    if a.cols == 0 {
-        return false;
+    let mut tasks = 0;
+    let mut bytes = 0;
+    let mut parts = Vec::with_capacity(group.len());
+    for g in group {
+        let Some(thin) = Thin::new(g, tasks) else { return false };
+        tasks += thin.tasks();
+        bytes += thin.weight.rows * thin.weight.cols / 2;
+        parts.push(thin);
     }
-    let fused = K::PACKED_DOTS && g.m == 1 && weight.whole_units();
-    let thin = Thin { g, a, weight, low, x: if fused { arranged::<T, K>(&a) } else { Vec::new() } };
-    let bytes = weight.rows * weight.cols / 2;
-    let pieces = (bytes / TASK_BYTES).clamp(1, TASKS);
-    let per_task = weight.rows.div_ceil(pieces).next_multiple_of(STREAMS);
-    let pieces = weight.rows.div_ceil(per_task);
-    let task = |t: usize| {
-        let first = t * per_task;
-        SCRATCH.with_borrow_mut(|scratch| {
-            thin.part::<K>(first, per_task.min(weight.rows - first), scratch);
-        });
+    let Some(Thin { a, .. }) = parts.first() else { return true };
+    let go = |x: &[T]| {
+        let task = |t: usize| {
+            // The last that begins here or before.
+            let thin = &parts[parts.partition_point(|p| p.task <= t) - 1];
+            let first = (t - thin.task) * thin.per_task;
+            let rows = thin.per_task.min(thin.weight.rows - first);
+            // What this thread will go on with, in rows of this weight.
+            let end = (threads::stretch(tasks, t).end - thin.task) * thin.per_task;
+            SCRATCH.with_borrow_mut(|scratch| {
+                if x.is_empty() {
+                    thin.part::<K>(first, rows, scratch);
+                } else {
+                    thin.fused::<K>(x, first, rows, end.min(thin.weight.rows), scratch);
+                }
+            });
+        };
+        if bytes > FORK_BYTES {
+            threads::parallel_for_near(tasks, task);
+        } else {
+            (0..tasks).for_each(task);
+        }
     };
-    if pieces > 1 {
-        threads::parallel_for(pieces, task);
+    if K::PACKED_DOTS && a.rows == 1 && parts.iter().all(|p| p.weight.whole_units()) {
+        arranged::<T, K>(a, go);
     } else {
-        (0..pieces).for_each(task);
+        go(&[]);
     }
     true
 }
@@ -72,9 +123,6 @@ pub(super) fn run<T: Float, O: Float, K: Kernel<T>>(g: &Gemm<T, O>) -> bool {
 impl<T: Float, O: Float> Thin<'_, '_, T, O> {
     /// Outputs `first .. first + rows` of every row of A.
     fn part<K: Kernel<T>>(&self, first: usize, rows: usize, scratch: &mut Scratch) {
-        if !self.x.is_empty() {
-            return self.fused::<K>(first, rows, scratch);
-        }
         match self.g.m {
             1 => self.expanded::<K, 1>(first, rows, scratch),
             2 => self.expanded::<K, 2>(first, rows, scratch),
@@ -83,40 +131,34 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
         }
     }
 
-    /// One row of A against codes in registers.
-    fn fused<K: Kernel<T>>(&self, first: usize, rows: usize, scratch: &mut Scratch) {
+    /// The one row of A, arranged as `x`, against codes in registers. This thread goes on until row `end`.
+    fn fused<K: Kernel<T>>(&self, x: &[T], first: usize, rows: usize, end: usize, scratch: &mut Scratch) {
         let k = self.weight.cols;
         let units = k / 64;
-        let stretch = rows.div_ceil(STREAMS);
+        // Whole groups of rows: every line of codes is fetched once.
+        let ahead_rows = (2 * AHEAD).div_ceil(STREAMS * k) * STREAMS;
         // Scales of several rows at once: those of a short row would not fill a vector.
-        let batch = (SCALES / units).clamp(1, stretch);
-        let scales = scratch.sums.elements::<f32>(STREAMS * batch * units);
-        for done in (0..stretch).step_by(batch) {
-            let n = batch.min(stretch - done);
-            // A stream that is out of rows repeats the last one; its sum is dropped.
-            let start: [usize; STREAMS] = std::array::from_fn(|r| (r * stretch + done).min(rows - 1));
-            let have = start.map(|start| n.min(rows - start));
-            for (r, scales) in scales.chunks_exact_mut(batch * units).take(STREAMS).enumerate() {
-                let (from, count) = ((first + start[r]) * k, have[r] * units);
-                self.weight.unit_scales::<T, K>(from, &mut scales[..count]);
-                // A few bytes for each row, which no hardware foresees.
-                self.weight.prefetch_scales(from + have[r] * k, batch * k);
-            }
-            for i in 0..n {
-                let row: [usize; STREAMS] = std::array::from_fn(|r| i.min(have[r] - 1));
-                let codes: [*const u8; STREAMS] = std::array::from_fn(|r| {
-                    self.weight.codes[(first + start[r] + row[r]) * k / 2..][..k / 2].as_ptr()
-                });
-                let scales: [*const f32; STREAMS] =
-                    std::array::from_fn(|r| scales[(r * batch + row[r]) * units..][..units].as_ptr());
+        let batch = (SCALES / units).next_multiple_of(STREAMS).clamp(STREAMS, rows.next_multiple_of(STREAMS));
+        let scales = scratch.sums.elements::<f32>(batch * units);
+        for done in (0..rows).step_by(batch) {
+            let n = batch.min(rows - done);
+            let from = (first + done) * k;
+            self.weight.unit_scales::<T, K>(from, &mut scales[..n * units]);
+            // A few bytes for many codes: too thin a stream for hardware to foresee.
+            self.weight.prefetch_scales(from + n * k, batch * k);
+            for i in (0..n).step_by(STREAMS) {
+                // The last rows are repeated to make a whole group; their sums are dropped.
+                let row: [usize; STREAMS] = std::array::from_fn(|r| (i + r).min(n - 1));
+                let at = first + done + i;
+                let codes =
+                    row.map(|row| self.weight.codes[(first + done + row) * k / 2..][..k / 2].as_ptr());
+                let scales = row.map(|row| scales[row * units..][..units].as_ptr());
+                // Not into what another thread reads.
+                let ahead = if at + ahead_rows < end { ahead_rows * k / 2 } else { 0 };
                 // SAFETY: each row was sliced to `units` pieces of codes and scales, `x` holds as many.
                 let sums =
-                    unsafe { K::packed_dots(units, codes, scales, self.weight.table, self.x.as_ptr()) };
-                for (r, &sum) in sums.iter().enumerate() {
-                    if r * stretch + done + i < rows {
-                        self.finish(0, first + r * stretch + done + i, sum);
-                    }
-                }
+                    unsafe { K::packed_dots(units, codes, scales, self.weight.table, x.as_ptr(), ahead) };
+                self.finish(0, at, &sums[..STREAMS.min(n - i)]);
             }
         }
     }
@@ -143,31 +185,32 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
             }
             let w: [*const T; R] = std::array::from_fn(|r| values[r * k..][..k].as_ptr());
             // SAFETY: each row has `k` elements; `x` holds M vectors of `xs` words.
-            let sums = unsafe { K::dots::<R, M>(k, w, x.as_ptr(), xs) };
-            for (r, sums) in sums.iter().enumerate().take(rows - at) {
-                for (v, &sum) in sums.iter().enumerate().take(self.g.m) {
-                    self.finish(v, first + row(r), sum);
-                }
+            let sums = unsafe { K::dots::<R, M>(k, w, x.as_ptr(), xs, 0) };
+            for v in 0..self.g.m {
+                let sums: [f32; R] = std::array::from_fn(|r| sums[r][v]);
+                self.finish(v, first + at, &sums[..R.min(rows - at)]);
             }
         }
     }
 
-    fn finish(&self, v: usize, n: usize, sum: f32) {
-        let at = v * self.g.c_rs + n;
-        // SAFETY: element (v, n) of C belongs to the task that owns output `n`; `run` checked the reach.
-        let out = unsafe { &mut self.g.c.slice(at, 1)[0] };
-        let mut total = sum
-            + match self.g.init {
-                Init::Zero => 0.0,
-                Init::Bias(bias) => bias[n].to_f32(),
-                Init::Add => out.to_f32(),
-            };
-        if let Some((h, b)) = self.low {
-            for i in 0..h.cols {
-                let (h, b) = (h.data[v * h.rs + i * h.cs], b.data[i * b.rs + n * b.cs]);
-                total += h.to_f32() * b.to_f32();
+    /// Elements `(v, n)` and following of C from their sums.
+    fn finish(&self, v: usize, n: usize, sums: &[f32]) {
+        // SAFETY: these elements of C belong to the task that owns the rows of the weight; `run` checked the reach.
+        let out = unsafe { self.g.c.slice(v * self.g.c_rs + n, sums.len()) };
+        for (i, (out, sum)) in (n..).zip(out.iter_mut().zip(sums)) {
+            let mut total = sum
+                + match self.g.init {
+                    Init::Zero => 0.0,
+                    Init::Bias(bias) => bias[i].to_f32(),
+                    Init::Add => out.to_f32(),
+                };
+            if let Some((h, b)) = self.low {
+                for j in 0..h.cols {
+                    let (h, b) = (h.data[v * h.rs + j * h.cs], b.data[j * b.rs + i * b.cs]);
+                    total += h.to_f32() * b.to_f32();
+                }
             }
+            *out = O::from_f32(total);
         }
-        *out = O::from_f32(total);
     }
 }

@@ -1,0 +1,88 @@
+// The prelude's names on the device: PTX for what the language has no word for. sm_80 and later.
+#pragma once
+#include "common/types.cuh"
+
+#define KERNEL(name)
+// One name and one alignment for all kernels of a source: the memory is one array to the linker.
+#define DYNAMIC_SHARED(name)                                    \
+    extern __shared__ __align__(1024) unsigned char dynamic_shared[]; \
+    u8* name = dynamic_shared
+
+__device__ inline u32 smem_u32(const void* pointer) { return static_cast<u32>(__cvta_generic_to_shared(pointer)); }
+
+__device__ inline void block_sync() { __syncthreads(); }
+__device__ inline void warp_sync() { __syncwarp(); }
+
+template <class T>
+__device__ inline T shfl_xor(T value, u32 mask) {
+    static_assert(sizeof(T) == 4, "32-bit values");
+    return __shfl_xor_sync(0xffffffffu, value, static_cast<int>(mask));
+}
+template <class T>
+__device__ inline T shfl_idx(T value, u32 lane) {
+    static_assert(sizeof(T) == 4, "32-bit values");
+    return __shfl_sync(0xffffffffu, value, static_cast<int>(lane));
+}
+__device__ inline u32 ballot(bool predicate) { return __ballot_sync(0xffffffffu, predicate); }
+
+// `.cg`: past L1, which a tile that is read once from global memory would only fill.
+__device__ inline void cp_async16(u32 to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
+}
+__device__ inline void cp_async16_or_zero(u32 to, const void* from, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
+                 "r"(valid ? 16u : 0u)
+                 : "memory");
+}
+__device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+__device__ inline void cp_async_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+__device__ inline void ldmatrix_x4(u32 (&r)[4], u32 row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
+}
+__device__ inline void ldmatrix_x4_trans(u32 (&r)[4], u32 row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(row)
+                 : "memory");
+}
+__device__ inline void mma_bf16_16816(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline u32x4 load16(const void* from) { return *static_cast<const u32x4*>(from); }
+// Through the read-only path and first out of L1: weights that one thread reads once.
+__device__ inline u32x4 load16_stream(const void* from) {
+    u32x4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(from)));
+    return v;
+}
+__device__ inline void store16(void* to, u32x4 v) { *static_cast<u32x4*>(to) = v; }
+
+__device__ inline void atomic_add_f32(float* to, float value) { atomicAdd(to, value); }
+
+__device__ inline u32 f32_to_bits(float v) { return __float_as_uint(v); }
+__device__ inline float f32_from_bits(u32 v) { return __uint_as_float(v); }
+__device__ inline float bf16_to_f32(bf16 v) { return __uint_as_float(static_cast<u32>(v) << 16); }
+__device__ inline bf16 f32_to_bf16(float v) {
+    bf16 r;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(r) : "f"(v));
+    return r;
+}
+// The instruction's first source is the high half.
+__device__ inline u32 pack_bf16x2(float low, float high) {
+    u32 r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}

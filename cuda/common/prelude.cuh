@@ -1,0 +1,52 @@
+// What every kernel includes, and all that it may use of the machine. The same source is compiled by NVRTC or nvcc for the device and
+// by a host C++17 compiler for the emulator (`cuda/host`); the difference is in `device.cuh` and `host.cuh`, which offer the same names:
+//
+//   KERNEL(name)                      registers an entry point for the emulator; nothing on the device
+//   DYNAMIC_SHARED(name)              the block's shared memory, as bytes; 1024-byte aligned. There is no other kind
+//   smem_u32(pointer)                 the address of shared memory that the instructions below take
+//   block_sync(), warp_sync()         barriers, reached by all threads of the block or warp at one line
+//   shfl_xor(v, mask), shfl_idx(v, l) another lane's 32-bit value; ballot(p) the lanes where p holds
+//   cp_async16(to, from)              copies 16 bytes from global to shared memory, both 16-byte aligned, without waiting
+//   cp_async16_or_zero(to, from, ok)  the same, or zeros where !ok; then `from` is not read
+//   cp_async_commit()                 closes this thread's copies into a group
+//   cp_async_wait<N>()                waits until at most this thread's N latest groups are under way; other threads' copies are seen
+//                                     after a block_sync
+//   ldmatrix_x4(r, row)               four 8x8 matrices of bf16, lane 8i + r giving the address of row r of matrix i
+//   ldmatrix_x4_trans(r, row)         the same, each transposed
+//   mma_bf16_16816(d, a, b0, b1)      d += a · b: 16x16 by 16x8, f32 sums (fragments: PTX ISA, mma.m16n8k16)
+//   load16(p), store16(p, v)          16 bytes of global memory, aligned; load16_stream(p) for what is read once
+//   atomic_add_f32(p, v)              in global memory; the order of additions is not fixed
+//   bf16_to_f32, f32_to_bf16, pack_bf16x2(low, high)   conversions, to the nearest, ties to even
+//   f32_to_bits, f32_from_bits        the same 32 bits
+//
+// Hopper's wgmma, mbarriers and bulk copies are not wrapped yet; they come with the first kernel that uses them.
+//
+// Rules: no CUDA or standard header, no inline assembly outside `device.cuh`, no function-local `__shared__`, entry points `extern "C"`
+// with scalars and raw pointers only, and no exchange between lanes without one of the names above.
+#pragma once
+#include "common/types.cuh"
+
+#if defined(__CUDACC__)
+#include "common/device.cuh"
+#else
+#include "common/host.cuh"
+#endif
+
+__device__ inline u32 lane_id() { return threadIdx.x % WARP_SIZE; }
+__device__ inline u32 warp_id() { return threadIdx.x / WARP_SIZE; }
+
+__device__ inline u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
+__device__ inline u32 min_u32(u32 a, u32 b) { return a < b ? a : b; }
+
+// The low and high half of a pair as f32.
+__device__ inline float bf16x2_low(u32 pair) { return f32_from_bits(pair << 16); }
+__device__ inline float bf16x2_high(u32 pair) { return f32_from_bits(pair & 0xffff0000u); }
+
+// Element access by type, for kernels that are templates over f32 and bf16.
+__device__ inline float to_f32(float v) { return v; }
+__device__ inline float to_f32(bf16 v) { return bf16_to_f32(v); }
+__device__ inline void from_f32(float& to, float v) { to = v; }
+__device__ inline void from_f32(bf16& to, float v) { to = f32_to_bf16(v); }
+// The value after it has been stored as a `T`.
+__device__ inline float round_as(float, float v) { return v; }
+__device__ inline float round_as(bf16, float v) { return bf16_to_f32(f32_to_bf16(v)); }

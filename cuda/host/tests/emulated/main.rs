@@ -1,0 +1,7 @@
+//! Everything that runs under the stand-in driver, and what it and the emulator catch.
+
+mod driver;
+mod faults;
+mod kernels;
+mod sanitized;
+mod session;
