@@ -46,6 +46,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) use adamw::Factors as AdamWFactors;
+pub(crate) use rope::inverse_frequencies;
 pub use buffer::CpuBuffer;
 use buffer::{Pool, Temporary};
 

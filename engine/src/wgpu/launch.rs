@@ -9,8 +9,8 @@ use super::Wgpu;
 use super::adapter::block_on;
 use super::buffer::WgpuBuffer;
 use super::source::{Access, Binding, Value, Variant, WORKGROUP, assemble};
-use super::stream::Fault;
 use super::view::View;
+use crate::fault::Fault;
 use crate::{DType, Error, Input, Layout, Output, Result};
 
 /// Prints the assembled source of the kernel of this name, or of `all`, when it is built.

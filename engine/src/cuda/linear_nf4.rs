@@ -1,0 +1,175 @@
+//! `linear_nf4`, `linear_nf4_group` and their gradient.
+
+use super::Cuda;
+use super::elementwise::Mask;
+use super::launch::address;
+use super::lora::{Factor, Matrix};
+use super::matmul::{THIN, TILE, TILE_SHARED};
+use super::quantize::Packed;
+use crate::ops::{LinearNf4, LinearNf4Grad, LinearNf4Group};
+use crate::{DType, Input, Kernel, Op, Output, Result};
+
+/// Shared memory of the kernels on tensor cores, and of those for few rows.
+const MMA_SHARED: usize = 22_528;
+const GEMV_SHARED: usize = 2048;
+
+impl Cuda {
+    /// `y = x·Wᵀ (+ bias) (+ h·bᵀ)` for `x [rows, inner]`; `low` is `h`'s and `b`'s address, and the rank.
+    fn linear_nf4(
+        &self,
+        op: &'static str,
+        x: &Matrix,
+        weight: &Packed,
+        bias: u64,
+        low: Option<(u64, &Factor, usize)>,
+        y: &Output<'_, Self>,
+    ) -> Result<()> {
+        let ([rows, inner], outer) = (x.dims, y.layout.dims[1]);
+        let dtype = y.dtype;
+        let wide = weight.wide(inner) && x.address.is_multiple_of(16);
+        let thin = wide && rows <= THIN;
+        let mma = wide && dtype == DType::BF16;
+        let rung = if thin {
+            "gemv"
+        } else if mma {
+            "gemm"
+        } else {
+            "tile"
+        };
+        let mut k = self.kernel("linear_nf4", format!("linear_nf4_{rung}_{dtype}"), op);
+        k.output(y).at(x.address).packed(weight).at(bias);
+        k.at(low.map_or(0, |low| low.0)).at(low.map_or(0, |low| low.1.address));
+        k.words(&[rows, outer, inner, low.map_or(0, |low| low.2)]).fits(y.layout.count()).fits(rows * inner);
+        let grid = [outer.div_ceil(TILE), rows.div_ceil(TILE), 1];
+        match rung {
+            "gemv" if rows > 0 => k.run([outer.div_ceil(4), 1, 1], [128, 1], GEMV_SHARED),
+            "gemm" => k.run(grid, [128, 1], MMA_SHARED),
+            _ => k.run(grid, [256, 1], TILE_SHARED),
+        }
+    }
+}
+
+fn dims_of(x: &Input<'_, Cuda>) -> [usize; 2] {
+    [x.layout.dims[0], x.layout.dims[1]]
+}
+
+impl Kernel<LinearNf4> for Cuda {
+    fn run(
+        &self,
+        op: &LinearNf4,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = LinearNf4::NAME;
+        let places = op.places();
+        let (x, y) = (&inputs[0], &outputs[0]);
+        let dense = self.dense(name, x)?;
+        let rows = Matrix { address: dense.address, dims: dims_of(x) };
+        let mut low = None;
+        if let (Some(term), Some(at)) = (&op.lora, places.a) {
+            let (a, h) = (&inputs[at], &outputs[1]);
+            let factor = self.factor(name, a, x.dtype, 1.0, false)?;
+            let f = Matrix { address: factor.address, dims: dims_of(a) };
+            let h_at = address(h.buffer, h.layout, h.dtype);
+            self.lora_down(name, x.dtype, h_at, &rows, &f, &Mask::new(term.dropout.as_ref()))?;
+            let b = self.factor(name, &inputs[at + 1], x.dtype, term.scale, false)?;
+            low = Some((h_at, b, f.dims[0]));
+        }
+        let weight = self.packed(name, &op.format, &inputs[1..=places.weight])?;
+        let bias = places.bias.map(|at| self.dense(name, &inputs[at])).transpose()?;
+        let low = low.as_ref().map(|(h, b, rank)| (*h, b, *rank));
+        self.linear_nf4(name, &rows, &weight, bias.map_or(0, |bias| bias.address), low, y)
+    }
+}
+
+impl Kernel<LinearNf4Group> for Cuda {
+    fn run(
+        &self,
+        op: &LinearNf4Group,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = LinearNf4Group::NAME;
+        let dense = self.dense(name, &inputs[0])?;
+        let x = Matrix { address: dense.address, dims: dims_of(&inputs[0]) };
+        for ((format, _, at), y) in op.places().zip(&*outputs) {
+            let weight = self.packed(name, format, &inputs[at..])?;
+            self.linear_nf4(name, &x, &weight, 0, None, y)?;
+        }
+        Ok(())
+    }
+}
+
+impl Kernel<LinearNf4Grad> for Cuda {
+    fn run(
+        &self,
+        op: &LinearNf4Grad,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = LinearNf4Grad::NAME;
+        let dtype = inputs[0].dtype;
+        let dense = self.dense(name, &inputs[0])?;
+        let dy = Matrix { address: dense.address, dims: dims_of(&inputs[0]) };
+        let rows = dy.dims[0];
+        let at = if op.format.nested.is_some() { 5 } else { 3 };
+        let none = Mask::new(None);
+        // u = dy·(scale·B), and its memory.
+        let mut low = None;
+        if let Some(term) = &op.lora {
+            let (a, b) = (&inputs[at], &inputs[at + 1]);
+            let [outer, rank] = dims_of(b);
+            let factor = self.factor(name, b, dtype, term.scale, true)?;
+            let f = Matrix { address: factor.address, dims: [rank, outer] };
+            let buffer = self.temporary(name, rows * rank * dtype.size())?;
+            self.lora_down(name, dtype, buffer.address(), &dy, &f, &none)?;
+            let a = self.factor(name, a, dtype, 1.0, false)?;
+            low = Some((Matrix { address: buffer.address(), dims: [rows, rank] }, a, buffer));
+        }
+        let mask = Mask::new(op.lora.and_then(|term| term.dropout).as_ref());
+        let mut outputs = outputs.iter();
+        if op.x {
+            let dx = outputs.next().expect("dx by the rule");
+            let weight = self.packed(name, &op.format, &inputs[1..])?;
+            let low = low.as_ref().map(|(u, a, _)| (u, a));
+            self.input_gradient(&dy, &weight, low, &mask, dx)?;
+        }
+        if let (true, Some(term), Some((u, _, _))) = (op.factors, &op.lora, &low) {
+            let (da, db) = (outputs.next().expect("dA by the rule"), outputs.next().expect("dB by the rule"));
+            let [x, h] = [&inputs[at + 2], &inputs[at + 3]];
+            let dense = [self.dense(name, x)?, self.dense(name, h)?];
+            let [x, h] = [(x, &dense[0]), (h, &dense[1])]
+                .map(|(t, dense)| Matrix { address: dense.address, dims: dims_of(t) });
+            self.lora_outer(name, dtype, (u, &x), &mask, 1.0, (da, false))?;
+            self.lora_outer(name, dtype, (&h, &dy), &none, term.scale, (db, true))?;
+        }
+        Ok(())
+    }
+}
+
+impl Cuda {
+    /// `dx = dy·W (+ dropout(u·a))`
+    fn input_gradient(
+        &self,
+        dy: &Matrix,
+        weight: &Packed,
+        low: Option<(&Matrix, &Factor)>,
+        mask: &Mask,
+        dx: &Output<'_, Self>,
+    ) -> Result<()> {
+        let name = LinearNf4Grad::NAME;
+        let ([rows, outer], inner) = (dy.dims, dx.layout.dims[1]);
+        let mma = dx.dtype == DType::BF16
+            && weight.wide(inner)
+            && outer.is_multiple_of(8)
+            && dy.address.is_multiple_of(16);
+        let rung = if mma { "mma" } else { "tile" };
+        let mut k = self.kernel(name, format!("{name}_{rung}_{}", dx.dtype), name);
+        k.output(dx).at(dy.address).packed(weight);
+        k.at(low.map_or(0, |low| low.0.address)).at(low.map_or(0, |low| low.1.address));
+        k.words(&[rows, outer, inner, low.map_or(0, |low| low.0.dims[1])]).mask(mask);
+        k.fits(dx.layout.count()).fits(rows * outer);
+        let grid = [inner.div_ceil(TILE), rows.div_ceil(TILE), 1];
+        if mma { k.run(grid, [128, 1], MMA_SHARED) } else { k.run(grid, [256, 1], TILE_SHARED) }
+    }
+}
