@@ -39,8 +39,8 @@ enum DeviceChoice {
     Cpu,
     /// The GPU whose name has this in it; without it, the first.
     Wgpu(Option<String>),
-    /// A backend that this build does not have.
-    Absent(String),
+    /// The NVIDIA GPU that the driver gives this number.
+    Cuda(usize),
 }
 
 impl FromStr for DeviceChoice {
@@ -51,13 +51,14 @@ impl FromStr for DeviceChoice {
             Some((name, index)) => (name, Some(index)),
             None => (text, None),
         };
+        let wrong = || "expected auto, cpu, wgpu[:NAME] or cuda[:N]".to_owned();
         match (name, index) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
             ("wgpu", name) => Ok(Self::Wgpu(name.map(str::to_owned))),
-            ("cuda", None) => Ok(Self::Absent(name.into())),
-            ("cuda", Some(n)) if n.parse::<u8>().is_ok() => Ok(Self::Absent(name.into())),
-            _ => Err("expected auto, cpu, wgpu[:NAME] or cuda[:N]".into()),
+            ("cuda", None) => Ok(Self::Cuda(0)),
+            ("cuda", Some(n)) => n.parse::<u8>().map(|n| Self::Cuda(n.into())).map_err(|_| wrong()),
+            _ => Err(wrong()),
         }
     }
 }
@@ -68,14 +69,12 @@ impl Global {
         if let Some(problem) = isa::requested_error() {
             bail!(problem);
         }
-        if let DeviceChoice::Absent(name) = &self.device {
-            bail!("--device {name}: this build has no {name} backend; use --device cpu");
-        }
         if let Some(n) = self.threads {
             threads::set_threads(usize::from(n));
         }
         match &self.device {
             DeviceChoice::Wgpu(name) => Ok(Device::wgpu(name.as_deref())?),
+            DeviceChoice::Cuda(ordinal) => Ok(Device::cuda(*ordinal)?),
             _ => Ok(Device::cpu()),
         }
     }

@@ -1,7 +1,9 @@
 //! Operands, and the comparison of an operation with its oracle on every device.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 
+use cuda_host::{Schedule, StandIn};
 use engine::cpu::threads;
 use engine::wgpu::adapters;
 use engine::{DType, Device, Result, Rng, Tensor};
@@ -22,7 +24,7 @@ pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Threads that the suite asks for, so that a machine with one core runs the parallel code too.
 const THREADS: usize = 3;
 
-/// Which devices the suite runs on, if not all: `cpu` or `wgpu`.
+/// Which devices the suite runs on, if not all: `cpu`, `wgpu` or `cuda`.
 pub(crate) const DEVICES: &str = "ROENTGEN_TEST_DEVICES";
 
 /// The GPU of these tests: the adapter that `ROENTGEN_TEST_ADAPTER` names, else one that is the processor in disguise,
@@ -45,6 +47,45 @@ pub(crate) fn gpu() -> Option<Device> {
     GPU.get_or_init(open).clone()
 }
 
+/// The CUDA device of these tests, and the stand-in driver's controls if it is emulated: with `ROENTGEN_CUDA=device` this machine's GPU.
+/// `None`, said once, where there is none; `REQUIRE_CUDA=1` makes that a failure.
+pub(crate) fn cuda() -> Option<(Device, Option<&'static StandIn>)> {
+    static CUDA: OnceLock<Option<(Device, Option<&'static StandIn>)>> = OnceLock::new();
+    let open = || {
+        let hardware = std::env::var_os("ROENTGEN_CUDA").is_some_and(|v| v == "device");
+        let stand_in = if hardware { None } else { Some(cuda_host::load()?) };
+        match Device::cuda(0) {
+            Ok(device) => Some((device, stand_in)),
+            Err(e) if cuda_host::required() => panic!("{e}"),
+            Err(e) => {
+                println!("SKIP: {e}");
+                None
+            }
+        }
+    };
+    CUDA.get_or_init(open).clone()
+}
+
+/// As [`cuda`], for one check: each uses the next of the emulator's schedules.
+fn next_cuda() -> Option<Device> {
+    thread_local!(static TURN: Cell<usize> = const { Cell::new(0) });
+    let (device, stand_in) = cuda()?;
+    if let Some(stand_in) = stand_in {
+        let turn = TURN.replace(TURN.get() + 1);
+        stand_in.set_schedule(Schedule { seed: turn as u64, ..Schedule::ALL[turn % 4] });
+    }
+    Some(device)
+}
+
+/// What the emulator found wrong beside results: stray writes, leaks. Fails the test that looks first.
+fn no_failures() -> Check {
+    if let Some((_, Some(stand_in))) = cuda() {
+        let failures = stand_in.take_failures();
+        prop_assert!(failures.is_empty(), "{failures:#?}");
+    }
+    Ok(())
+}
+
 /// Every device of this build and machine, or those that [`DEVICES`] names.
 pub(crate) fn devices() -> Vec<Device> {
     // Only the first call before the first kernel counts; later ones change nothing.
@@ -52,8 +93,9 @@ pub(crate) fn devices() -> Vec<Device> {
     match std::env::var(DEVICES).as_deref() {
         Ok("cpu") => vec![Device::cpu()],
         Ok("wgpu") => gpu().into_iter().collect(),
-        Ok(other) => panic!("{DEVICES}={other}: expected cpu or wgpu"),
-        Err(_) => [Device::cpu()].into_iter().chain(gpu()).collect(),
+        Ok("cuda") => next_cuda().into_iter().collect(),
+        Ok(other) => panic!("{DEVICES}={other}: expected cpu, wgpu or cuda"),
+        Err(_) => [Device::cpu()].into_iter().chain(gpu()).chain(next_cuda()).collect(),
     }
 }
 
@@ -206,11 +248,11 @@ pub(crate) fn check(
 ) -> Check {
     for device in devices() {
         let inputs = operands.iter().map(|o| o.on(&device)).collect::<Result<Vec<_>>>()?;
-        let got = f(&inputs)?;
+        let got = f(&inputs).map_err(|e| TestCaseError::fail(format!("{device}: {e}; from {operands:?}")))?;
         compare(&got, expect)
             .map_err(|e| TestCaseError::fail(format!("{device}: {e}; from {operands:?}")))?;
     }
-    Ok(())
+    no_failures()
 }
 
 /// Compares one tensor.

@@ -16,7 +16,7 @@ impl Kernel<Cast> for Cuda {
 impl Kernel<Write> for Cuda {
     fn run(&self, _: &Write, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let (x, y) = (&inputs[0], &outputs[0]);
-        let mut k = self.kernel("write", format!("write_{}_{}", y.dtype, x.dtype), Write::NAME);
+        let mut k = self.kernel("write", format!("write_{}_{}", x.dtype, y.dtype), Write::NAME);
         k.target(y).view(x).word(y.layout.count()).run_elements(y.layout.count())
     }
 }

@@ -19,7 +19,7 @@ impl Kernel<CrossEntropy> for Cuda {
         let labels = self.dense(name, &inputs[1])?;
         let mut k = self.kernel(name, typed(name, logits.dtype), name);
         k.output(&outputs[0]).output(&outputs[1]).rows(logits).at(labels.address).status();
-        k.words(&[rows, n]).fault(Fault::Label { op: name, ignore: op.ignore, classes: n }).signed(op.ignore);
+        k.word(n).fault(Fault::Label { op: name, ignore: op.ignore, classes: n }).signed(op.ignore);
         k.run_rows(rows)
     }
 }
@@ -43,7 +43,7 @@ impl Kernel<CrossEntropyGrad> for Cuda {
         for x in &vectors {
             k.at(x.address);
         }
-        k.status().words(&[rows, n]);
+        k.status().word(n);
         k.fault(Fault::Label { op: name, ignore: op.ignore, classes: n }).signed(op.ignore).run_rows(rows)
     }
 }

@@ -60,6 +60,6 @@ impl Kernel<ScatterRows> for Cuda {
             return Ok(());
         }
         let mut k = self.kernel(name, format!("scatter_rows_{}", y.dtype.size()), name);
-        k.output(y).rows(base).rows(replacements).buffer(&source).words(&[rows, n]).run_warps(rows)
+        k.output(y).rows(base).rows(replacements).buffer(&source).word(n).run_rows(rows)
     }
 }

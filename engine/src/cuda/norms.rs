@@ -23,7 +23,7 @@ impl Cuda {
         for w in &parameters {
             k.at(w.address);
         }
-        k.words(&[rows, n]).float(eps).run_rows(rows)
+        k.word(n).float(eps).run_rows(rows)
     }
 
     /// Gradients of input, weight and, for a layer norm, bias.
@@ -44,7 +44,7 @@ impl Cuda {
         let w = self.dense(op, w)?;
         let mut k = self.kernel(op, typed(op, x.dtype), op);
         k.output(&outputs[0]).buffer(&stats).rows(x).at(w.address).rows(g);
-        k.words(&[rows, n]).float(eps).run_rows(rows)?;
+        k.word(n).float(eps).run_rows(rows)?;
         let count = rows.div_ceil(ROWS_PER_PART);
         let parts = outputs[1..].iter().map(|_| self.temporary(op, count * n * 4));
         let parts = parts.collect::<Result<Vec<_>>>()?;

@@ -16,19 +16,64 @@ macro_rules! headers {
 
 /// Name and text of every source.
 pub(super) const SOURCES: &[(&str, &str)] = sources![
+    "adamw",
+    "adamw8bit",
+    "affine",
+    "argmax",
     "attention",
+    "attention_grad",
+    "binary",
+    "cast",
+    "concat",
+    "cross_entropy",
+    "cross_entropy_grad",
+    "dequantize_blockwise",
+    "dropout",
     "embedding",
+    "embedding_grad",
     "gated_silu",
+    "gated_silu_grad",
     "gelu",
+    "gelu_grad",
     "layer_norm",
+    "layer_norm_grad",
     "linear_nf4",
+    "linear_nf4_grad",
+    "lora",
     "matmul",
+    "quantize_blockwise",
+    "reduce",
     "rms_norm",
+    "rms_norm_grad",
     "rope",
+    "scatter_rows",
+    "sgd",
+    "top_k",
+    "unary",
+    "write",
 ];
 
 /// What they may include. `host.cuh` is the emulator's.
-pub(super) const HEADERS: &[(&str, &str)] = headers!["device", "prelude", "reduce", "tile", "types"];
+pub(super) const HEADERS: &[(&str, &str)] = headers![
+    "convert",
+    "device",
+    "dropout",
+    "elementwise",
+    "flash",
+    "gelu",
+    "layout",
+    "nf4",
+    "norm_grad",
+    "optimiser",
+    "prelude",
+    "quantised",
+    "reduce",
+    "rows",
+    "simt",
+    "tile",
+    "trigonometry",
+    "types",
+];
 
 #[cfg(test)]
 mod tests {

@@ -16,7 +16,7 @@ impl Kernel<Argmax> for Cuda {
         let x = &inputs[0];
         let [rows, n] = rows_of(x.layout);
         let mut k = self.kernel(Argmax::NAME, typed(Argmax::NAME, x.dtype), Argmax::NAME);
-        k.output(&outputs[0]).rows(x).words(&[rows, n]).run_rows(rows)
+        k.output(&outputs[0]).rows(x).word(n).run_rows(rows)
     }
 }
 
@@ -28,6 +28,6 @@ impl Kernel<TopK> for Cuda {
             return Ok(());
         }
         let mut k = self.kernel(TopK::NAME, typed(TopK::NAME, x.dtype), TopK::NAME);
-        k.output(&outputs[0]).output(&outputs[1]).rows(x).words(&[rows, n, op.k]).run_rows(rows)
+        k.output(&outputs[0]).output(&outputs[1]).rows(x).words(&[n, op.k]).run_rows(rows)
     }
 }
