@@ -1,11 +1,12 @@
-//! The whole suite on every instruction-set path of the processor, and on the GPU at every width that a software one has.
+//! The whole suite on every instruction-set path of the processor, on the GPU at every width that a software one has, and on several
+//! emulated CUDA devices.
 
 use std::process::Command;
 
 use engine::cpu::isa::{Isa, isa};
 use engine::wgpu::adapters;
 
-use crate::harness::{DEVICES, gpu};
+use crate::harness::{DEVICES, cuda, gpu};
 
 /// Set in the processes that these tests start, so that they start none.
 const MARKER: &str = "ROENTGEN_TEST_CHILD";
@@ -71,4 +72,34 @@ fn every_subgroup_width_passes() {
         println!("SKIP: the GPU has one width of subgroups");
     }
     again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default")]);
+}
+
+/// Kernels are chosen by what the device is: a small one of the Ampere generation, on which large tiles fill it, and one whose streams run as
+/// late as they may.
+#[test]
+fn every_emulated_cuda_device_passes() {
+    if std::env::var_os(MARKER).is_some() {
+        return;
+    }
+    let Some((_, Some(_))) = cuda() else { return };
+    let small = [("ROENTGEN_EMULATOR_CAPABILITY", "8.0"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "2")];
+    again("cuda", &small);
+    again("cuda", &[("ROENTGEN_EMULATOR_STREAMS", "lazy"), ("PROPTEST_CASES", "16")]);
+}
+
+/// Every access of every kernel within its memory, to the byte.
+#[test]
+fn cuda_passes_with_sanitizers() {
+    if std::env::var_os(MARKER).is_some() {
+        return;
+    }
+    let Some((_, Some(_))) = cuda() else { return };
+    match cuda_host::sanitizer_environment() {
+        Some(environment) => {
+            let mut settings: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            settings.push(("PROPTEST_CASES", "8"));
+            again("cuda", &settings);
+        }
+        None => println!("SKIP: the C++ compiler has no sanitizers"),
+    }
 }

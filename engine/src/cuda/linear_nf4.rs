@@ -4,13 +4,13 @@ use super::Cuda;
 use super::elementwise::Mask;
 use super::launch::address;
 use super::lora::{Factor, Matrix};
-use super::matmul::{THIN, TILE, TILE_SHARED};
+use super::matmul::THIN;
 use super::quantize::Packed;
 use crate::ops::{LinearNf4, LinearNf4Grad, LinearNf4Group};
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
-/// Shared memory of the kernels on tensor cores, and of those for few rows.
-const MMA_SHARED: usize = 22_528;
+/// Shared memory of the kernels on tensor cores, small and large, and of those for few rows.
+const MMA_SHARED: [usize; 2] = [22_528, 43_008];
 const GEMV_SHARED: usize = 2048;
 
 impl Cuda {
@@ -27,24 +27,22 @@ impl Cuda {
         let ([rows, inner], outer) = (x.dims, y.layout.dims[1]);
         let dtype = y.dtype;
         let wide = weight.wide(inner) && x.address.is_multiple_of(16);
-        let thin = wide && rows <= THIN;
-        let mma = wide && dtype == DType::BF16;
-        let rung = if thin {
-            "gemv"
-        } else if mma {
-            "gemm"
-        } else {
-            "tile"
+        let tiles = self.tiles([1, rows, outer]);
+        let rung = match (wide, dtype) {
+            (true, _) if rows <= THIN => "gemv",
+            (true, DType::BF16) if tiles.large => "large",
+            (true, DType::BF16) => "gemm",
+            _ => "tile",
         };
         let mut k = self.kernel("linear_nf4", format!("linear_nf4_{rung}_{dtype}"), op);
         k.output(y).at(x.address).packed(weight).at(bias);
         k.at(low.map_or(0, |low| low.0)).at(low.map_or(0, |low| low.1.address));
         k.words(&[rows, outer, inner, low.map_or(0, |low| low.2)]).fits(y.layout.count()).fits(rows * inner);
-        let grid = [outer.div_ceil(TILE), rows.div_ceil(TILE), 1];
         match rung {
-            "gemv" if rows > 0 => k.run([outer.div_ceil(4), 1, 1], [128, 1], GEMV_SHARED),
-            "gemm" => k.run(grid, [128, 1], MMA_SHARED),
-            _ => k.run(grid, [256, 1], TILE_SHARED),
+            _ if rows == 0 => Ok(()),
+            "gemv" => k.run([outer.div_ceil(4), 1, 1], [128, 1], GEMV_SHARED),
+            "tile" => k.run_simple([1, rows, outer]),
+            _ => k.run_tiles(&tiles, MMA_SHARED),
         }
     }
 }
@@ -162,14 +160,19 @@ impl Cuda {
         let mma = dx.dtype == DType::BF16
             && weight.wide(inner)
             && outer.is_multiple_of(8)
-            && dy.address.is_multiple_of(16);
-        let rung = if mma { "mma" } else { "tile" };
+            && dy.address.is_multiple_of(16)
+            && low.is_none_or(|(_, a)| a.address.is_multiple_of(16));
+        let tiles = self.tiles([1, rows, inner]);
+        let rung = match (mma, tiles.large) {
+            (false, _) => "tile",
+            (true, false) => "mma",
+            (true, true) => "large",
+        };
         let mut k = self.kernel(name, format!("{name}_{rung}_{}", dx.dtype), name);
         k.output(dx).at(dy.address).packed(weight);
         k.at(low.map_or(0, |low| low.0.address)).at(low.map_or(0, |low| low.1.address));
         k.words(&[rows, outer, inner, low.map_or(0, |low| low.0.dims[1])]).mask(mask);
         k.fits(dx.layout.count()).fits(rows * outer);
-        let grid = [inner.div_ceil(TILE), rows.div_ceil(TILE), 1];
-        if mma { k.run(grid, [128, 1], MMA_SHARED) } else { k.run(grid, [256, 1], TILE_SHARED) }
+        if mma { k.run_tiles(&tiles, MMA_SHARED) } else { k.run_simple([1, rows, inner]) }
     }
 }

@@ -75,7 +75,7 @@ impl Cuda {
         let parts = self.temporary(op, splits * rank * n * 4)?;
         let mut k = self.kernel("lora", format!("lora_outer_{dtype}"), op);
         k.buffer(&parts).at(left.address).at(right.address).words(&[inner, rank, n, splits]).mask(mask);
-        k.run([n.div_ceil(64), rank.div_ceil(16), splits], [128, 1], 16_384)?;
+        k.run([n.div_ceil(64), rank.div_ceil(16), splits], [128, 1], 6144)?;
         let mut k = self.kernel("lora", format!("lora_sum_{}", y.dtype), op);
         k.output(y).buffer(&parts).words(&[rank, n, splits, usize::from(transposed)]).float(scale);
         k.run_elements(rank * n)

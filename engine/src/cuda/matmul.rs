@@ -1,16 +1,17 @@
 use super::Cuda;
-use super::launch::address;
+use super::launch::{Launch, address};
 use super::view::View;
 use crate::ops::MatMul;
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
-/// Rows and columns of C that a block computes.
-pub(super) const TILE: usize = 64;
+/// Rows and columns of C that a block computes; one of the large kernels.
+const TILE: usize = 64;
+const LARGE_TILE: usize = 128;
 /// Most rows for kernels that read each weight once, for all rows.
 pub(super) const THIN: usize = 8;
-/// Shared memory of the tile kernels, and of those on tensor cores.
-pub(super) const TILE_SHARED: usize = 16_640;
-const MMA_SHARED: usize = 30_720;
+/// Shared memory of the kernels without tensor cores; of those with, the small and the large.
+const TILE_SHARED: usize = 16_640;
+const MMA_SHARED: [usize; 2] = [30_720, 61_440];
 
 /// A matrix `[rows, cols]` of a stack.
 struct Matrix {
@@ -55,6 +56,40 @@ impl Matrix {
     }
 }
 
+/// How a product is cut in blocks.
+pub(super) struct Tiles {
+    /// Whether to take the large kernel.
+    pub(super) large: bool,
+    grid: [usize; 3],
+    threads: u32,
+}
+
+impl Cuda {
+    /// For kernels on tensor cores, of results `[batch, m, n]`: large tiles read less, where there are enough for all of the device.
+    pub(super) fn tiles(&self, [batch, m, n]: [usize; 3]) -> Tiles {
+        let grid = |tile| [n.div_ceil(tile), m.div_ceil(tile), batch];
+        let large = grid(LARGE_TILE).iter().product::<usize>() >= self.facts.multiprocessors as usize;
+        let large = large && m > TILE && n > TILE;
+        if large {
+            Tiles { large, grid: grid(LARGE_TILE), threads: 256 }
+        } else {
+            Tiles { large, grid: grid(TILE), threads: 128 }
+        }
+    }
+}
+
+impl Launch<'_> {
+    /// A product on tensor cores, with so much shared memory in the small and the large kernel.
+    pub(super) fn run_tiles(&mut self, tiles: &Tiles, shared: [usize; 2]) -> Result<()> {
+        self.run(tiles.grid, [tiles.threads, 1], shared[usize::from(tiles.large)])
+    }
+
+    /// A product of `[batch, m, n]` without.
+    pub(super) fn run_simple(&mut self, [batch, m, n]: [usize; 3]) -> Result<()> {
+        self.run([n.div_ceil(TILE), m.div_ceil(TILE), batch], [256, 1], TILE_SHARED)
+    }
+}
+
 impl Kernel<MatMul> for Cuda {
     fn run(&self, _: &MatMul, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let name = MatMul::NAME;
@@ -77,11 +112,13 @@ impl Kernel<MatMul> for Cuda {
         let bias = inputs.get(2).map(|bias| self.dense(name, bias)).transpose()?;
         let thin = m <= THIN && a.col == 1 && b.row == 1 && a.wide(a.row, k) && b.wide(b.col, k);
         let fragments = a.fragments().zip(b.fragments()).filter(|_| x.dtype == DType::BF16);
+        let tiles = self.tiles([batch, m, n]);
         let types = format!("{}_{}", x.dtype, y.dtype);
         let (entry, strides) = match fragments {
             _ if thin => (format!("matmul_gemv_{types}"), vec![a.row, b.col]),
             Some(((a_way, lda), (b_way, ldb))) => {
-                (format!("matmul_mma_{a_way}{b_way}_{}", y.dtype), vec![lda, ldb])
+                let rung = if tiles.large { "large" } else { "mma" };
+                (format!("matmul_{rung}_{a_way}{b_way}_{}", y.dtype), vec![lda, ldb])
             }
             None => (format!("matmul_tile_{types}"), vec![a.row, a.col, b.row, b.col]),
         };
@@ -95,7 +132,6 @@ impl Kernel<MatMul> for Cuda {
         if thin {
             return launch.run([n.div_ceil(4), batch, 1], [128, 1], 0);
         }
-        let grid = [n.div_ceil(TILE), m.div_ceil(TILE), batch];
-        if fragments.is_some() { launch.run(grid, [128, 1], MMA_SHARED) } else { launch.run(grid, [256, 1], TILE_SHARED) }
+        if fragments.is_some() { launch.run_tiles(&tiles, MMA_SHARED) } else { launch.run_simple([batch, m, n]) }
     }
 }

@@ -70,15 +70,14 @@ fn store(folder: &Path, name: &str, image: &[u8]) -> io::Result<()> {
 }
 
 /// Machine code of a source for `target`, from the cache or by the compiler; where the cache cannot be written, for this process alone.
-fn compiled(source: &str, code: &str, target: &str, version: [i32; 2]) -> Result<Vec<u8>, String> {
+fn compiled(source: &str, code: &str, target: &str, folder: Option<&Path>) -> Result<Vec<u8>, String> {
     let name = file_name(source, code, target);
-    let folder = cache_folder(version);
-    if let Some(image) = folder.as_ref().and_then(|folder| fs::read(folder.join(&name)).ok()) {
+    if let Some(image) = folder.and_then(|folder| fs::read(folder.join(&name)).ok()) {
         return Ok(image);
     }
     let image = nvrtc::compile(&format!("{source}.cu"), code, HEADERS, target, &OPTIONS)?;
     if let Some(folder) = folder
-        && let Err(e) = store(&folder, &name, &image)
+        && let Err(e) = store(folder, &name, &image)
     {
         tracing::debug!("compiled CUDA kernels are not kept: {}: {e}", folder.display());
     }
@@ -97,7 +96,7 @@ fn image(facts: &DeviceFacts, source: &str) -> Result<Vec<u8>, String> {
         return Ok(image);
     }
     if let Some(version) = nvrtc::version() {
-        return compiled(source, code, &target, version);
+        return compiled(source, code, &target, cache_folder(version).as_deref());
     }
     prepared(&file_name(source, code, PTX))
         .map(|mut ptx| {
@@ -211,5 +210,43 @@ impl Modules {
         let function = Arc::new(Function::load(&self.facts, &module, entry).map_err(fail)?);
         loaded.functions.insert(entry.to_owned(), function.clone());
         Ok(function)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_change_with_source_headers_and_target() {
+        let name = file_name("gelu", "text", "sm_80");
+        assert!(name.starts_with("gelu-") && name.ends_with(".sm_80.cubin"), "{name}");
+        assert_ne!(name, file_name("gelu", "text ", "sm_80"));
+        assert!(file_name("gelu", "text", PTX).ends_with(".compute_80.ptx"));
+    }
+
+    #[test]
+    fn a_source_is_compiled_once() {
+        if nvrtc::version().is_none() {
+            let required = env::var_os("REQUIRE_NVRTC").is_some_and(|v| v == "1");
+            assert!(!required, "no NVRTC");
+            println!("SKIP: no NVRTC: install nvidia-cuda-nvrtc==13.0.88 and point {} to its library folder", nvrtc::FOLDER);
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (source, code) = SOURCES.iter().find(|s| s.0 == "gelu").unwrap();
+        let make = |code: &str| compiled(source, code, "sm_80", Some(folder.path()));
+        let first = make(code).unwrap();
+        assert!(first.starts_with(b"\x7fELF"), "machine code is an ELF file");
+        // What lies in the cache is what is taken.
+        let file = folder.path().join(file_name(source, code, "sm_80"));
+        assert_eq!(fs::read(&file).unwrap(), first);
+        fs::write(&file, "kept").unwrap();
+        assert_eq!(make(code).unwrap(), b"kept");
+        // Another text is another file; what is wrong with it is said with its line.
+        let text = make("extern \"C\" __global__ void f() { nonsense; }").unwrap_err();
+        assert!(text.contains("gelu.cu(1)") && text.contains("nonsense"), "{text}");
+        let ptx = nvrtc::compile("gelu.cu", code, HEADERS, PTX, &OPTIONS).unwrap();
+        assert!(String::from_utf8_lossy(&ptx).contains(".entry gelu_f32"));
     }
 }

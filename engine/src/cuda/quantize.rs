@@ -44,6 +44,7 @@ impl Packed {
         inner.is_multiple_of(16)
             && self.format.block.is_power_of_two()
             && self.format.block >= 32
+            && self.format.nested.is_none_or(|nested| nested.block.is_power_of_two())
             && self.codes().is_multiple_of(16)
     }
 }
