@@ -33,14 +33,39 @@ pub(crate) struct Heads {
 
 /// Layout of a quantised tensor.
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Blocks {
     block: u32,
     nested_block: u32,
     offset: f32,
 }
 
-/// What AdamW multiplies with.
+/// A weight of `linear_nf4_group`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Member {
+    pointers: [u64; 6],
+    blocks: Blocks,
+    words: [u32; 3],
+}
+
+/// Up to four weights.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Group {
+    pub(crate) members: [Member; 4],
+}
+
+impl Member {
+    /// Result, parts of the weight, values of the codes, layout, and its rows with the blocks before.
+    pub(crate) fn new(y: &On, parts: &[On], table: &On, format: &BlockFormat, sizes: [usize; 2]) -> Self {
+        let part = |i: usize| parts.get(i).map_or(0, |part| part.address);
+        let pointers = [y.address, part(0), part(1), part(2), part(3), table.address];
+        Self { pointers, blocks: Blocks::of(format), words: [sizes[0] as u32, sizes[1] as u32, 0] }
+    }
+}
+
+/// What `AdamW` multiplies with.
 pub(crate) type Factors = [f32; 8];
 
 macro_rules! parameters {
@@ -49,7 +74,7 @@ macro_rules! parameters {
         unsafe impl DeviceRepr for $t {}
     )*};
 }
-parameters!(View, Rows, Heads, Blocks);
+parameters!(View, Rows, Heads, Blocks, Group);
 
 impl View {
     pub(crate) fn of(dims: &[usize], strides: &[usize]) -> Self {
@@ -126,6 +151,7 @@ enum Arg {
     Heads(Heads),
     Blocks(Blocks),
     Factors(Factors),
+    Group(Group),
     U32(u32),
     I32(i32),
     F32(f32),
@@ -275,6 +301,11 @@ impl Call<'_> {
         self
     }
 
+    pub(crate) fn group(mut self, group: Group) -> Self {
+        self.arguments.push(Arg::Group(group));
+        self
+    }
+
     pub(crate) fn size(self, size: usize) -> Self {
         self.word(u32::try_from(size).expect("small tensors"))
     }
@@ -336,6 +367,7 @@ impl Call<'_> {
                 Arg::Heads(x) => launch.arg(x),
                 Arg::Blocks(x) => launch.arg(x),
                 Arg::Factors(x) => launch.arg(x),
+                Arg::Group(x) => launch.arg(x),
                 Arg::U32(x) => launch.arg(x),
                 Arg::I32(x) => launch.arg(x),
                 Arg::F32(x) => launch.arg(x),

@@ -3,7 +3,7 @@
 use engine::ops::{Dropout, LinearNf4, LinearNf4Grad, LinearNf4Group, Lora, LoraTerm};
 use engine::{Application, BlockFormat, DType, Op, QuantConfig, Quantized, Rng, Tensor, apply};
 
-use super::call::{Call, On};
+use super::call::{Call, Group, Member, On};
 use super::draw::{Draw, captured};
 use super::quantized::{quantised, table};
 use super::{agrees, property};
@@ -14,6 +14,7 @@ use crate::session::{Session, check};
 enum Rung {
     Tile,
     Gemv,
+    Decode,
     Gemm,
     Large,
 }
@@ -70,6 +71,7 @@ fn product(
     let name = match rung {
         Rung::Tile => "tile",
         Rung::Gemv => "gemv",
+        Rung::Decode => "decode",
         Rung::Gemm => "gemm",
         Rung::Large => "large",
     };
@@ -79,6 +81,7 @@ fn product(
     match rung {
         Rung::Tile => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
         Rung::Gemv => call.launch([outer.div_ceil(4), 1, 1], [128, 1], 2048),
+        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 6144),
         Rung::Gemm => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
         Rung::Large => call.launch([outer.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
     }
@@ -120,7 +123,7 @@ fn backward(session: &Session, application: &Application, rung: Rung) -> Vec<Ten
     if op.x {
         let table = table(session, op.format.codebook);
         let name = match rung {
-            Rung::Tile | Rung::Gemv => "tile",
+            Rung::Tile | Rung::Gemv | Rung::Decode => "tile",
             Rung::Gemm => "mma",
             Rung::Large => "large",
         };
@@ -130,7 +133,7 @@ fn backward(session: &Session, application: &Application, rung: Rung) -> Vec<Ten
         let call = call.sizes(&[rows, outer_size, inner, low.as_ref().map_or(0, |l| l.0.dims()[1])]);
         let call = dropout(call, low.as_ref().and_then(|l| l.2.dropout));
         match rung {
-            Rung::Tile | Rung::Gemv => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
+            Rung::Tile | Rung::Gemv | Rung::Decode => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
             Rung::Gemm => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
             Rung::Large => call.launch([inner.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
         }
@@ -234,6 +237,18 @@ fn few_rows() {
 }
 
 #[test]
+fn few_rows_on_matrix_units() {
+    property(
+        10,
+        |d| {
+            let sizes = [d.between(1, 8), d.of(&[1, 16, 21, 40]), d.of(&[32, 96, 256, 2080, 2304])];
+            layer(d, sizes, DType::BF16)
+        },
+        |session, application| forward(session, application, Rung::Decode),
+    );
+}
+
+#[test]
 fn matrix_units() {
     let make = |seed: u64, rows: &[usize], others: &[usize]| {
         let d = &mut Draw::new(seed);
@@ -271,27 +286,70 @@ fn matrix_units_backward() {
     });
 }
 
+fn group(d: &mut Draw, count: usize, dtype: DType) -> Application {
+    let (rows, inner) = (d.between(1, 3), d.of(&[64, 320]));
+    let x = d.normal(&[rows, inner], dtype);
+    let weights: Vec<_> = (0..count)
+        .map(|_| {
+            let outer = d.between(1, 40);
+            weight(d, outer, inner)
+        })
+        .collect();
+    let weights: Vec<_> = weights.iter().collect();
+    captured(LinearNf4Group::NAME, || x.linear_nf4_group(&weights))
+}
+
+/// Each weight with its tensors.
+fn members(op: &LinearNf4Group) -> impl Iterator<Item = (&BlockFormat, usize, std::ops::Range<usize>)> {
+    op.weights.iter().scan(1, |next, (format, outer)| {
+        let start = *next;
+        *next += if format.nested.is_some() { 4 } else { 2 };
+        Some((format, *outer, start..*next))
+    })
+}
+
 #[test]
 fn several_weights() {
     property(
         4,
         |d| {
-            let (rows, inner, dtype) = (d.between(1, 3), d.of(&[48, 64]), d.parameter());
-            let x = d.normal(&[rows, inner], dtype);
-            let weights: Vec<_> = (0..3).map(|_| { let outer = d.between(1, 9); weight(d, outer, inner) }).collect();
-            let weights: Vec<_> = weights.iter().collect();
-            captured(LinearNf4Group::NAME, || x.linear_nf4_group(&weights))
+            let dtype = d.parameter();
+            group(d, 3, dtype)
         },
         |session, application| {
             let op = application.op::<LinearNf4Group>().expect("linear_nf4_group");
             let inputs: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
             let (x, outputs) = (session.dense(&inputs[0]), session.outputs(application));
-            let mut next = 1;
-            for ((format, _), y) in op.weights.iter().zip(&outputs) {
-                let parts = if format.nested.is_some() { 4 } else { 2 };
-                product(session, Rung::Gemv, y, &x, (format, &inputs[next..next + parts]), None, None);
-                next += parts;
+            for ((format, _, parts), y) in members(op).zip(&outputs) {
+                product(session, Rung::Gemv, y, &x, (format, &inputs[parts]), None, None);
             }
+            session.back_all(&outputs)
+        },
+    );
+}
+
+#[test]
+fn several_weights_in_one_launch() {
+    property(
+        6,
+        |d| {
+            let count = d.between(1, 4);
+            group(d, count, DType::BF16)
+        },
+        |session, application| {
+            let op = application.op::<LinearNf4Group>().expect("linear_nf4_group");
+            let inputs: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
+            let (x, outputs) = (session.dense(&inputs[0]), session.outputs(application));
+            let tables: Vec<On> = op.weights.iter().map(|(format, _)| table(session, format.codebook)).collect();
+            let mut group = Group::default();
+            let mut blocks = 0;
+            for (i, (format, outer, parts)) in members(op).enumerate() {
+                group.members[i] = Member::new(&outputs[i], &inputs[parts], &tables[i], format, [outer, blocks]);
+                blocks += outer.div_ceil(16);
+            }
+            let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(group);
+            let call = call.sizes(&[op.weights.len(), x.dims()[0], x.dims()[1]]);
+            call.launch([blocks, 1, 1], [256, 1], 6144);
             session.back_all(&outputs)
         },
     );
