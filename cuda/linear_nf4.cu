@@ -7,11 +7,14 @@
 //   linear_nf4_gemv_*   1 to 8 rows. A warp computes one column of y for all rows: each lane reads 16 bytes (32 codes) at a time, so that a warp's read
 //                       is 512 contiguous bytes of weight, and every weight is read and expanded once. The value table lies in shared memory once per
 //                       lane: 32 lanes look up 32 codes without a bank conflict
+//   linear_nf4_decode_* the same on tensor cores, bf16: the product needs 2 instructions a weight less than multiply-adds, and memory is the limit again.
+//                       16 columns of y a block, whose 8 warps share K and add up in shared memory
 //   linear_nf4_gemm_*   more rows, on tensor cores, bf16: as matmul_mma, but a tile of W is expanded from codes on its way into shared memory, once per
 //                       64 rows of x. The codes of the next step are fetched into registers while this one is multiplied, and x comes by cp.async: one
 //                       barrier a step. The low-rank term is a continuation of K
 //   linear_nf4_large_*  the same on 128×128: each weight is expanded half as often
 #include "common/nf4.cuh"
+#include "common/nf4_decode.cuh"
 #include "common/reduce.cuh"
 #include "common/simt.cuh"
 
@@ -109,6 +112,14 @@ __device__ inline void linear_nf4_gemv(T* y, const T* x, const Quantised& q, con
     KERNEL(linear_nf4_gemv_##suffix)
 
 FOR_PARAMETERS(LINEAR_NF4)
+
+// Grid ⌈outer/16⌉, block 256, nf4::DECODE_BYTES of shared memory.
+extern "C" __global__ void __launch_bounds__(nf4::DECODE_THREADS)
+    linear_nf4_decode_bf16(bf16* y, const bf16* x, QUANTISED_POINTERS, const bf16* bias, const bf16* h, const bf16* b, Blocks blocks, u32 rows,
+                           u32 outer, u32 inner, u32 rank) {
+    nf4::decode(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank, blockIdx.x);
+}
+KERNEL(linear_nf4_decode_bf16)
 
 // Grid (⌈outer/LINES_B⌉, ⌈rows/LINES_A⌉), block THREADS, two tiles of both operands and nf4::TABLE_BYTES of shared memory.
 template <class S>

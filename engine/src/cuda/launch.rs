@@ -25,8 +25,8 @@ pub(super) struct Launch<'a> {
     op: &'static str,
     entry: Cow<'static, str>,
     pointers: Vec<u64>,
-    /// Layouts: their words, and how many each has.
-    layouts: Vec<u32>,
+    /// Layouts, each from a word of its own on, and how many 32-bit words each has.
+    layouts: Vec<u64>,
     lengths: Vec<usize>,
     scalars: Vec<u32>,
     faults: Vec<(usize, Fault)>,
@@ -126,7 +126,12 @@ impl Launch<'_> {
 
     /// A layout struct by its 32-bit words.
     pub(super) fn layout(&mut self, words: &[u32]) -> &mut Self {
-        self.layouts.extend_from_slice(words);
+        let pair = |pair: &[u32]| {
+            let mut bytes = [0; 8];
+            bytes[..4 * pair.len()].copy_from_slice(bytemuck::cast_slice(pair));
+            u64::from_ne_bytes(bytes)
+        };
+        self.layouts.extend(words.chunks(2).map(pair));
         self.lengths.push(words.len());
         self
     }
@@ -231,7 +236,7 @@ impl Launch<'_> {
         arguments.extend(self.pointers.iter_mut().map(|p| std::ptr::from_mut(p).cast()));
         let mut rest = &mut self.layouts[..];
         for &words in &self.lengths {
-            let (layout, after) = rest.split_at_mut(words);
+            let (layout, after) = rest.split_at_mut(words.div_ceil(2));
             arguments.push(layout.as_mut_ptr().cast());
             rest = after;
         }

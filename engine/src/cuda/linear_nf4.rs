@@ -9,9 +9,16 @@ use super::quantize::Packed;
 use crate::ops::{LinearNf4, LinearNf4Grad, LinearNf4Group};
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
-/// Shared memory of the kernels on tensor cores, small and large, and of those for few rows.
+/// Shared memory of the kernels on tensor cores, small and large, and of those for few rows without and with them.
 const MMA_SHARED: [usize; 2] = [22_528, 43_008];
 const GEMV_SHARED: usize = 2048;
+const DECODE_SHARED: usize = 6144;
+/// Columns of a block of a decode kernel.
+const DECODE_COLUMNS: usize = 16;
+/// Most weights of a group that is one launch.
+const MEMBERS: usize = 4;
+/// 32-bit words of a member.
+const MEMBER: usize = 18;
 
 impl Cuda {
     /// `y = x·Wᵀ (+ bias) (+ h·bᵀ)` for `x [rows, inner]`; `low` is `h`'s and `b`'s address, and the rank.
@@ -29,6 +36,7 @@ impl Cuda {
         let wide = weight.wide(inner) && x.address.is_multiple_of(16);
         let tiles = self.tiles([1, rows, outer]);
         let rung = match (wide, dtype) {
+            (true, DType::BF16) if rows <= THIN && inner.is_multiple_of(32) => "decode",
             (true, _) if rows <= THIN => "gemv",
             (true, DType::BF16) if tiles.large => "large",
             (true, DType::BF16) => "gemm",
@@ -40,6 +48,7 @@ impl Cuda {
         k.words(&[rows, outer, inner, low.map_or(0, |low| low.2)]).fits(y.layout.count()).fits(rows * inner);
         match rung {
             _ if rows == 0 => Ok(()),
+            "decode" => k.run([outer.div_ceil(DECODE_COLUMNS), 1, 1], [256, 1], DECODE_SHARED),
             "gemv" => k.run([outer.div_ceil(4), 1, 1], [128, 1], GEMV_SHARED),
             "tile" => k.run_simple([1, rows, outer]),
             _ => k.run_tiles(&tiles, MMA_SHARED),
@@ -90,11 +99,34 @@ impl Kernel<LinearNf4Group> for Cuda {
         let name = LinearNf4Group::NAME;
         let dense = self.dense(name, &inputs[0])?;
         let x = Matrix { address: dense.address, dims: dims_of(&inputs[0]) };
-        for ((format, _, at), y) in op.places().zip(&*outputs) {
-            let weight = self.packed(name, format, &inputs[at..])?;
-            self.linear_nf4(name, &x, &weight, 0, None, y)?;
+        let weights = op.places().map(|(format, _, at)| self.packed(name, format, &inputs[at..]));
+        let weights = weights.collect::<Result<Vec<_>>>()?;
+        let [rows, inner] = x.dims;
+        let together = inputs[0].dtype == DType::BF16
+            && rows <= THIN
+            && inner.is_multiple_of(32)
+            && weights.len() <= MEMBERS
+            && x.address.is_multiple_of(16)
+            && weights.iter().all(|weight| weight.wide(inner));
+        if !together || rows == 0 {
+            return weights.iter().zip(&*outputs).try_for_each(|(weight, y)| self.linear_nf4(name, &x, weight, 0, None, y));
         }
-        Ok(())
+        let mut members = [0; MEMBERS * MEMBER];
+        let mut blocks = 0;
+        let mut k = self.kernel(name, "linear_nf4_group_decode_bf16", name);
+        k.at(x.address);
+        for ((weight, y), member) in weights.iter().zip(&*outputs).zip(members.chunks_mut(MEMBER)) {
+            let outer = y.layout.dims[1];
+            let pointers = [address(y.buffer, y.layout, y.dtype)].into_iter().chain(weight.pointers());
+            for (pointer, words) in pointers.zip(member.chunks_mut(2)) {
+                words.copy_from_slice(bytemuck::cast_slice(&[pointer]));
+            }
+            member[12..15].copy_from_slice(&weight.blocks());
+            k.fits(outer).fits(blocks).fits(y.layout.count());
+            [member[15], member[16]] = [outer as u32, blocks as u32];
+            blocks += outer.div_ceil(DECODE_COLUMNS);
+        }
+        k.layout(&members).words(&[weights.len(), rows, inner]).run([blocks, 1, 1], [256, 1], DECODE_SHARED)
     }
 }
 

@@ -34,9 +34,16 @@ impl Cuda {
 }
 
 impl Packed {
-    /// The codes' address.
-    pub(super) fn codes(&self) -> u64 {
-        self.parts[0].address
+    /// Codes, absmax, `nested_absmax`, map, table.
+    pub(super) fn pointers(&self) -> [u64; 5] {
+        let part = |i: usize| self.parts.get(i).map_or(0, |part| part.address);
+        [part(0), part(1), part(2), part(3), self.table.address()]
+    }
+
+    /// The struct `Blocks`.
+    pub(super) fn blocks(&self) -> [u32; 3] {
+        let (block, offset) = self.format.nested.map_or((0, 0.0), |nested| (nested.block, nested.offset));
+        [self.format.block as u32, block as u32, offset.to_bits()]
     }
 
     /// Whether kernels that expand 16 bytes of codes at a time can read rows of `inner` values.
@@ -45,19 +52,18 @@ impl Packed {
             && self.format.block.is_power_of_two()
             && self.format.block >= 32
             && self.format.nested.is_none_or(|nested| nested.block.is_power_of_two())
-            && self.codes().is_multiple_of(16)
+            && self.parts[0].address.is_multiple_of(16)
     }
 }
 
 impl Launch<'_> {
     /// The pointers and the layout of a quantised operand.
     pub(super) fn packed(&mut self, packed: &Packed) -> &mut Self {
-        for i in 0..4 {
-            self.at(packed.parts.get(i).map_or(0, |part| part.address));
+        for address in packed.pointers() {
+            self.at(address);
         }
-        let (block, offset) = packed.format.nested.map_or((0, 0.0), |nested| (nested.block, nested.offset));
-        self.fits(packed.format.block).fits(block);
-        self.buffer(&packed.table).layout(&[packed.format.block as u32, block as u32, offset.to_bits()])
+        self.fits(packed.format.block).fits(packed.format.nested.map_or(0, |nested| nested.block));
+        self.layout(&packed.blocks())
     }
 }
 

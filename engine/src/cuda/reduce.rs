@@ -7,6 +7,8 @@ use super::launch::address;
 
 /// Terms that a part of a sum has at least, where sums are cut in parts.
 const TERMS: usize = 4096;
+/// Terms up to which a thread sums them faster than a block.
+const FEW_TERMS: usize = 32;
 /// Blocks for each multiprocessor up to which cutting helps.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 4;
 
@@ -28,20 +30,20 @@ struct Split {
     kept: View,
     reduced: View,
     counts: [usize; 2],
-    /// The innermost kept elements are neighbours.
+    /// The innermost kept elements are neighbours, or there are few terms: a warp takes 32 sums side by side.
     columns: bool,
 }
 
 impl Split {
     fn new(kept: &[(usize, usize)], reduced: &[(usize, usize)]) -> Self {
-        let count = |dims: &[(usize, usize)]| dims.iter().map(|d| d.0).product();
+        let count = |dims: &[(usize, usize)]| dims.iter().map(|d| d.0).product::<usize>();
         let view = |dims: &[(usize, usize)]| View::of(dims.iter().copied());
         let innermost = kept.iter().rev().find(|d| d.0 != 1);
         Self {
             kept: view(kept),
             reduced: view(reduced),
             counts: [count(kept), count(reduced)],
-            columns: innermost.is_some_and(|d| d.1 == 1),
+            columns: innermost.is_some_and(|d| d.1 == 1) || (count(reduced) <= FEW_TERMS && count(kept) > 1),
         }
     }
 }
