@@ -209,7 +209,10 @@ impl Devices {
         for gpu in &self.cuda {
             rows.push(vec![
                 gpu.device.clone(),
-                format!("{} (compute capability {}; CUDA {})", gpu.name, gpu.compute_capability, gpu.driver_cuda),
+                format!(
+                    "{} (compute capability {}; CUDA {})",
+                    gpu.name, gpu.compute_capability, gpu.driver_cuda
+                ),
             ]);
             rows.push(vec![
                 "  offers".into(),

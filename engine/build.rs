@@ -22,7 +22,8 @@ fn main() {
     for path in files {
         let path = fs::canonicalize(path).expect("a file that was just listed");
         let name = path.file_name().expect("a file's path").to_string_lossy().into_owned();
-        write!(text, "({name:?}, include_bytes!({:?})),", path.to_string_lossy()).expect("a string takes all");
+        write!(text, "({name:?}, include_bytes!({:?})),", path.to_string_lossy())
+            .expect("a string takes all");
     }
     text.push_str("];\n");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it")).join("cuda_images.rs");

@@ -51,7 +51,11 @@ fn devices_says_what_is_here_and_what_is_not() {
     assert_eq!(json["cpu"]["paths"][0], "portable");
     assert!(json["wgpu"].is_array(), "one entry for each adapter, none without a driver");
     let devices = json["cuda"].as_array().unwrap();
-    assert_eq!(devices.is_empty(), json["no_cuda_because"].is_string(), "devices, or why there are none: {json}");
+    assert_eq!(
+        devices.is_empty(),
+        json["no_cuda_because"].is_string(),
+        "devices, or why there are none: {json}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Operands, and the comparison of an operation with its oracle on every device.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use cuda_host::{Schedule, StandIn};
@@ -97,6 +98,12 @@ pub(crate) fn devices() -> Vec<Device> {
         Ok(other) => panic!("{DEVICES}={other}: expected cpu, wgpu or cuda"),
         Err(_) => [Device::cpu()].into_iter().chain(gpu()).chain(next_cuda()).collect(),
     }
+}
+
+/// A fixture of other systems' results: of this repository, or of the folder that `ROENTGEN_FIXTURES` names, for tests that run elsewhere.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    let here = || concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures").into();
+    std::env::var_os("ROENTGEN_FIXTURES").map_or_else(here, PathBuf::from).join(name)
 }
 
 /// `cases` draws of a property, or what `PROPTEST_CASES` says.

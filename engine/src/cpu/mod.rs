@@ -46,9 +46,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 pub(crate) use adamw::Factors as AdamWFactors;
-pub(crate) use rope::inverse_frequencies;
 pub use buffer::CpuBuffer;
 use buffer::{Pool, Temporary};
+pub(crate) use rope::inverse_frequencies;
 
 use crate::weights::Mapping;
 use crate::{Backend, Element, Error, Result};

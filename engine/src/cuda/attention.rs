@@ -183,7 +183,9 @@ impl Kernel<AttentionGrad> for Cuda {
                 k.at(mask).at(lse.address).buffer(&delta).words(&sizes.words(op.causal)).float(op.scale);
                 match (flash, what) {
                     (Some(number), "q") => k.run([sq.div_ceil(TILE), hq, b], [128, 1], 512 * (number + 8))?,
-                    (Some(number), _) => k.run([sk.div_ceil(TILE), hkv, b], [128, 1], flash_kv_shared(number))?,
+                    (Some(number), _) => {
+                        k.run([sk.div_ceil(TILE), hkv, b], [128, 1], flash_kv_shared(number))?
+                    }
                     (None, "q") => k.run([sq.div_ceil(4), hq, b], [128, 1], 48 * d)?,
                     (None, _) => k.run([sk.div_ceil(4), hkv, b], [128, 1], 64 * d)?,
                 }

@@ -3,9 +3,7 @@
 use super::Cuda;
 use super::cast::typed;
 use super::launch::Launch;
-use crate::ops::{
-    Affine, Binary, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, Unary,
-};
+use crate::ops::{Affine, Binary, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, Unary};
 use crate::{Input, Kernel, Op, Output, Result, Rng};
 
 impl Cuda {

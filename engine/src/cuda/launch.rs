@@ -202,7 +202,8 @@ impl Launch<'_> {
 
     /// What was launched, for messages.
     fn describe(&self, grid: [usize; 3]) -> String {
-        let shapes: Vec<String> = self.tensors.iter().map(|(dtype, dims)| format!("{dtype}{dims:?}")).collect();
+        let shapes: Vec<String> =
+            self.tensors.iter().map(|(dtype, dims)| format!("{dtype}{dims:?}")).collect();
         format!("{} ({}, grid {grid:?}) on {}", self.op, self.entry, shapes.join(" "))
     }
 

@@ -109,7 +109,10 @@ impl Kernel<LinearNf4Group> for Cuda {
             && x.address.is_multiple_of(16)
             && weights.iter().all(|weight| weight.wide(inner));
         if !together || rows == 0 {
-            return weights.iter().zip(&*outputs).try_for_each(|(weight, y)| self.linear_nf4(name, &x, weight, 0, None, y));
+            return weights
+                .iter()
+                .zip(&*outputs)
+                .try_for_each(|(weight, y)| self.linear_nf4(name, &x, weight, 0, None, y));
         }
         let mut members = [0; MEMBERS * MEMBER];
         let mut blocks = 0;

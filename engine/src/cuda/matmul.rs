@@ -44,7 +44,10 @@ impl Matrix {
     /// Whether rows of the contiguous dimension can be read 16 bytes at a time: `across` is its stride's, `n` its size.
     fn wide(&self, across: usize, n: usize) -> bool {
         let eights = |n: usize| n.is_multiple_of(8);
-        eights(across) && eights(n) && self.stack.iter().all(|d| eights(d.1)) && self.address.is_multiple_of(16)
+        eights(across)
+            && eights(n)
+            && self.stack.iter().all(|d| eights(d.1))
+            && self.address.is_multiple_of(16)
     }
 
     /// For tensor cores: as `[rows, cols]` (`n`) or transposed (`t`), and the stride of its rows; `None` if neither can be read so.
@@ -132,6 +135,10 @@ impl Kernel<MatMul> for Cuda {
         if thin {
             return launch.run([n.div_ceil(4), batch, 1], [128, 1], 0);
         }
-        if fragments.is_some() { launch.run_tiles(&tiles, MMA_SHARED) } else { launch.run_simple([batch, m, n]) }
+        if fragments.is_some() {
+            launch.run_tiles(&tiles, MMA_SHARED)
+        } else {
+            launch.run_simple([batch, m, n])
+        }
     }
 }

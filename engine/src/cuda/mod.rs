@@ -73,16 +73,20 @@ impl Cuda {
             Availability::Usable(devices) => {
                 let count = devices.len();
                 devices.into_iter().find(|d| d.ordinal == ordinal).ok_or_else(|| {
-                    Error::Device(format!("cuda: no usable device {ordinal}; there are {count}, see `devices`"))
+                    Error::Device(format!(
+                        "cuda: no usable device {ordinal}; there are {count}, see `devices`"
+                    ))
                 })?
             }
             other => return Err(Error::Device(format!("cuda: {other}"))),
         };
-        let refuses = |e| Error::Device(format!("cuda: {} refuses to open: {}", facts.name, availability::text(e)));
+        let refuses =
+            |e| Error::Device(format!("cuda: {} refuses to open: {}", facts.name, availability::text(e)));
         let context = CudaContext::new(ordinal).map_err(refuses)?;
         let stream: Arc<CudaStream> = context.new_stream().map_err(refuses)?;
         let pool = Arc::new(Pool::new(stream.clone()));
-        let status = pool.lend(STATUS).ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
+        let status =
+            pool.lend(STATUS).ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
         Ok(Self {
             constants: Mutex::default(),
             status: status.address(),

@@ -33,9 +33,9 @@ include!(concat!(env!("OUT_DIR"), "/cuda_images.rs"));
 fn hash(source: &str) -> u64 {
     let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
     let texts = [source].into_iter().chain(headers).chain(OPTIONS);
-    texts.flat_map(|text| text.bytes().chain([0])).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    texts
+        .flat_map(|text| text.bytes().chain([0]))
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// File name of an image: `matmul-0123456789abcdef.sm_80.cubin`.
@@ -108,7 +108,8 @@ fn image(facts: &DeviceFacts, source: &str) -> Result<Vec<u8>, String> {
 
 /// Where the kernels of a device come from; empty if from nowhere.
 pub(super) fn origin(facts: &DeviceFacts) -> &'static str {
-    let all = |target: &str| SOURCES.iter().all(|(name, code)| prepared(&file_name(name, code, target)).is_some());
+    let all =
+        |target: &str| SOURCES.iter().all(|(name, code)| prepared(&file_name(name, code, target)).is_some());
     if facts.emulated {
         "the emulator"
     } else if all(&facts.target()) {
@@ -161,8 +162,9 @@ impl Function {
         let size = |index| {
             let (mut offset, mut bytes) = (0, 0);
             // SAFETY: the function is loaded, and both places are this closure's.
-            let result =
-                unsafe { sys::cuFuncGetParamInfo(function.cu_function(), index, &raw mut offset, &raw mut bytes) };
+            let result = unsafe {
+                sys::cuFuncGetParamInfo(function.cu_function(), index, &raw mut offset, &raw mut bytes)
+            };
             (result == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
         };
         let parameters = (0..).map_while(size).collect();
@@ -230,7 +232,10 @@ mod tests {
         if nvrtc::version().is_none() {
             let required = env::var_os("REQUIRE_NVRTC").is_some_and(|v| v == "1");
             assert!(!required, "no NVRTC");
-            println!("SKIP: no NVRTC: install nvidia-cuda-nvrtc==13.0.88 and point {} to its library folder", nvrtc::FOLDER);
+            println!(
+                "SKIP: no NVRTC: install nvidia-cuda-nvrtc==13.0.88 and point {} to its library folder",
+                nvrtc::FOLDER
+            );
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -12,7 +12,13 @@ const ROWS_PER_PART: usize = 64;
 
 impl Cuda {
     /// `y` from `x [rows…, n]` and parameters `[n]`.
-    fn norm(&self, op: &'static str, eps: f32, inputs: &[Input<'_, Self>], y: &Output<'_, Self>) -> Result<()> {
+    fn norm(
+        &self,
+        op: &'static str,
+        eps: f32,
+        inputs: &[Input<'_, Self>],
+        y: &Output<'_, Self>,
+    ) -> Result<()> {
         let [rows, n] = rows_of(y.layout);
         if n == 0 {
             return Ok(());
@@ -68,7 +74,12 @@ impl Kernel<RmsNorm> for Cuda {
 }
 
 impl Kernel<LayerNorm> for Cuda {
-    fn run(&self, op: &LayerNorm, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
+    fn run(
+        &self,
+        op: &LayerNorm,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
         self.norm(LayerNorm::NAME, op.eps, inputs, &outputs[0])
     }
 }

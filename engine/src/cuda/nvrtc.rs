@@ -104,8 +104,7 @@ pub(super) fn compile(
         return Err(format!("NVRTC does not take {name}: {result:?}"));
     }
     let architecture = format!("--gpu-architecture={target}");
-    let options =
-        [&*architecture].iter().chain(options).map(|o| string(o)).collect::<Result<Vec<_>, _>>()?;
+    let options = [&*architecture].iter().chain(options).map(|o| string(o)).collect::<Result<Vec<_>, _>>()?;
     // SAFETY: the options outlive the call.
     let result =
         unsafe { sys::nvrtcCompileProgram(program.0, options.len() as i32, pointers(&options).as_ptr()) };

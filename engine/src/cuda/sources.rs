@@ -98,7 +98,8 @@ mod tests {
         assert_eq!(names("", "cu"), SOURCES.iter().map(|s| s.0).collect::<Vec<_>>());
         let mut headers = names("common", "cuh");
         headers.retain(|name| name != "host");
-        let have: Vec<&str> = HEADERS.iter().map(|h| h.0["common/".len()..].trim_end_matches(".cuh")).collect();
+        let have: Vec<&str> =
+            HEADERS.iter().map(|h| h.0["common/".len()..].trim_end_matches(".cuh")).collect();
         assert_eq!(headers, have);
     }
 }

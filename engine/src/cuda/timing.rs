@@ -15,6 +15,7 @@ const MOST: usize = 4096;
 /// One operation: its span, and events before its first and after its last launch.
 struct Timed {
     span: Span,
+    application: u64,
     start: CudaEvent,
     end: CudaEvent,
 }
@@ -48,8 +49,9 @@ impl Timing {
         }
         let span = Span::current();
         self.on = span.metadata().is_some_and(|metadata| metadata.target() == profile::OP);
+        let application = profile::application();
         // A further launch of the operation that the last one was for.
-        if !self.on || self.pending.last().is_some_and(|timed| timed.span.id() == span.id()) {
+        if !self.on || self.pending.last().is_some_and(|timed| timed.application == application) {
             return Ok(());
         }
         if self.pending.len() >= MOST {
@@ -57,7 +59,7 @@ impl Timing {
         }
         let (start, end) = (self.event()?, self.event()?);
         start.record(&self.stream)?;
-        self.pending.push(Timed { span, start, end });
+        self.pending.push(Timed { span, application, start, end });
         Ok(())
     }
 
@@ -79,7 +81,7 @@ impl Timing {
         mark.record(&self.stream)?;
         mark.synchronize()?;
         let now = profile::now();
-        for Timed { span, start, end } in std::mem::take(&mut self.pending) {
+        for Timed { span, start, end, .. } in std::mem::take(&mut self.pending) {
             if let Some(now) = now {
                 let ago = |event: &CudaEvent| -> Result<u64, DriverError> {
                     Ok((f64::from(event.elapsed_ms(&mark)?) * 1e6) as u64)

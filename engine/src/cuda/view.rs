@@ -99,7 +99,10 @@ mod tests {
         let view = View::new(&layout(&[2, 3, 1, 4]));
         assert_eq!((view.rank, view.sizes[0], view.strides[0]), (1, 24, 1));
         let part = View::new(&layout(&[2, 3, 1, 4]).narrow(3, 2, 2).unwrap());
-        assert_eq!((part.rank, part.sizes[..2].to_vec(), part.strides[..2].to_vec()), (2, vec![6, 2], vec![4, 1]));
+        assert_eq!(
+            (part.rank, part.sizes[..2].to_vec(), part.strides[..2].to_vec()),
+            (2, vec![6, 2], vec![4, 1])
+        );
         let scalar = View::new(&layout(&[]));
         assert_eq!((scalar.rank, scalar.sizes[0]), (1, 1));
         assert_eq!((view.words()[12], view.words()[0], view.words()[6]), (1, 24, 1));

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ::wgpu;
 
 use super::buffer::WgpuBuffer;
+use crate::Error;
 use crate::error::Result;
 use crate::fault::Fault;
-use crate::Error;
 
 /// Bytes of launch parameters that one batch holds.
 const PARAMS: u64 = 256 << 10;

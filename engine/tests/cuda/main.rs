@@ -178,13 +178,15 @@ fn the_profiler_hears_when_kernels_ran() {
         recorder.record(|| {
             let y = x.matmul(&x).unwrap();
             let z = apply_one(Affine { mul: 2.0, add: 1.0 }, &[&y]).unwrap();
+            // The same again is another application.
+            let z = apply_one(Affine { mul: 2.0, add: 1.0 }, &[&z]).unwrap();
             z.to_vec::<f32>().unwrap()
         });
         let recording = recorder.take();
         let mut spans: Vec<_> = recording.spans().filter(|s| s.clock == Clock::Device).collect();
         spans.sort_by_key(|s| s.start);
         let names: Vec<&str> = spans.iter().map(|s| recording.name(s)).collect();
-        assert_eq!(names, ["matmul", "affine"]);
+        assert_eq!(names, ["matmul", "affine", "affine"]);
         assert!(spans[0].end > spans[0].start && spans[1].start >= spans[0].start);
         assert!(spans.iter().all(|s| s.end <= recording.end));
         let launches = gpu(device).launches();

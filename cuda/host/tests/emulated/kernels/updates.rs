@@ -41,7 +41,11 @@ fn dims(d: &mut Draw) -> Vec<usize> {
 }
 
 /// All targets and the gradient as views.
-fn step(session: &Session, application: &Application, scalars: impl Fn(Call<'_>, usize) -> Call<'_>) -> Vec<Tensor> {
+fn step(
+    session: &Session,
+    application: &Application,
+    scalars: impl Fn(Call<'_>, usize) -> Call<'_>,
+) -> Vec<Tensor> {
     let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
     let (p, g) = (&all[0], &all[all.len() - 1]);
     let call = session.call(format!("{}_{}_{}", application.name(), p.name(), g.name()));
