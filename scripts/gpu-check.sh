@@ -47,7 +47,7 @@ gather() {
 check() {
     out=${1:-$here/result}
     mkdir -p "$out"
-    export ROENTGEN_CUDA=device REQUIRE_CUDA=1 ROENTGEN_TEST_DEVICES=cuda ROENTGEN_KERNELS="$here/cuda" ROENTGEN_FIXTURES="$here/fixtures"
+    export ROENTGEN_CUDA=device REQUIRE_CUDA=1 ROENTGEN_TEST_DEVICE=cuda ROENTGEN_KERNELS="$here/cuda" ROENTGEN_FIXTURES="$here/fixtures"
     export RUST_BACKTRACE=0
     failed=0
     steps=

@@ -19,3 +19,4 @@ mod rivals;
 mod score;
 mod tiny;
 mod train;
+mod wgpu;

@@ -6,7 +6,6 @@ use std::sync::OnceLock;
 
 use cuda_host::{Schedule, StandIn};
 use engine::cpu::threads;
-use engine::wgpu::adapters;
 use engine::{DType, Device, Result, Rng, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
@@ -25,28 +24,10 @@ pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Threads that the suite asks for, so that a machine with one core runs the parallel code too.
 const THREADS: usize = 3;
 
-/// Which devices the suite runs on, if not all: `cpu`, `wgpu` or `cuda`.
-pub(crate) const DEVICES: &str = "ROENTGEN_TEST_DEVICES";
+/// Which device the suite runs on: `cpu`, unless this says `wgpu` or `cuda`.
+pub(crate) const DEVICE: &str = "ROENTGEN_TEST_DEVICE";
 
-/// The GPU of these tests: the adapter that `ROENTGEN_TEST_ADAPTER` names, else one that is the processor in disguise,
-/// so that results do not depend on the machine. `None`, said once, where there is none; `REQUIRE_WGPU=1` makes that
-/// a failure.
-pub(crate) fn gpu() -> Option<Device> {
-    static GPU: OnceLock<Option<Device>> = OnceLock::new();
-    let open = || {
-        let name = std::env::var("ROENTGEN_TEST_ADAPTER").ok();
-        let name = name.or_else(|| adapters().into_iter().find(|a| a.software).map(|a| a.name));
-        match Device::wgpu(name.as_deref()) {
-            Ok(device) => Some(device),
-            Err(e) if std::env::var("REQUIRE_WGPU").is_ok_and(|v| v == "1") => panic!("{e}"),
-            Err(e) => {
-                println!("SKIP: {e}");
-                None
-            }
-        }
-    };
-    GPU.get_or_init(open).clone()
-}
+pub(crate) use roentgen_oracle::gpu::gpu;
 
 /// The CUDA device of these tests, and the stand-in driver's controls if it is emulated: with `ROENTGEN_CUDA=device` this machine's GPU.
 /// `None`, said once, where there is none; `REQUIRE_CUDA=1` makes that a failure.
@@ -87,16 +68,15 @@ fn no_failures() -> Check {
     Ok(())
 }
 
-/// Every device of this build and machine, or those that [`DEVICES`] names.
+/// The device that the suite runs on. `paths` runs it again on GPUs, with fewer draws: software ones are slow.
 pub(crate) fn devices() -> Vec<Device> {
     // Only the first call before the first kernel counts; later ones change nothing.
     threads::set_threads(THREADS);
-    match std::env::var(DEVICES).as_deref() {
-        Ok("cpu") => vec![Device::cpu()],
+    match std::env::var(DEVICE).as_deref() {
+        Err(_) | Ok("cpu") => vec![Device::cpu()],
         Ok("wgpu") => gpu().into_iter().collect(),
         Ok("cuda") => next_cuda().into_iter().collect(),
-        Ok(other) => panic!("{DEVICES}={other}: expected cpu, wgpu or cuda"),
-        Err(_) => [Device::cpu()].into_iter().chain(gpu()).chain(next_cuda()).collect(),
+        Ok(other) => panic!("{DEVICE}={other}: expected cpu, wgpu or cuda"),
     }
 }
 
@@ -247,7 +227,7 @@ impl Source {
     }
 }
 
-/// Runs `f` on the operands on every device and compares its one output.
+/// Runs `f` on the operands on the device and compares its one output.
 pub(crate) fn check(
     operands: &[&Operand],
     f: impl Fn(&[Tensor]) -> Result<Tensor>,

@@ -6,7 +6,7 @@ use std::process::Command;
 use engine::cpu::isa::{Isa, isa};
 use engine::wgpu::adapters;
 
-use crate::harness::{DEVICES, cuda, gpu};
+use crate::harness::{DEVICE, cuda, gpu};
 
 /// Set in the processes that these tests start, so that they start none.
 const MARKER: &str = "ROENTGEN_TEST_CHILD";
@@ -18,7 +18,7 @@ fn again(device: &str, settings: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
         .envs(settings.iter().copied())
         .env(MARKER, "1")
-        .env(DEVICES, device)
+        .env(DEVICE, device)
         .output()
         .unwrap();
     assert!(
@@ -49,9 +49,9 @@ fn every_instruction_set_path_passes() {
     }
 }
 
-/// A kernel must not assume a size of subgroups, nor more than WebGPU's default limits.
+/// The suite on the GPU. A kernel must not assume a size of subgroups, nor more than WebGPU's default limits.
 #[test]
-fn every_subgroup_width_passes() {
+fn the_gpu_passes_at_every_width_of_subgroups() {
     if std::env::var_os(MARKER).is_some() {
         if let Ok(width) = std::env::var(LAVAPIPE_WIDTH) {
             let lanes = width.parse::<u32>().unwrap() / 32;
@@ -63,28 +63,38 @@ fn every_subgroup_width_passes() {
     if gpu().is_none() {
         return;
     }
+    again("wgpu", &[("PROPTEST_CASES", &cases(12))]);
     if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
         // 256 is what it does by itself.
         for width in ["128", "512"] {
-            again("wgpu", &[(LAVAPIPE_WIDTH, width)]);
+            again("wgpu", &[(LAVAPIPE_WIDTH, width), ("PROPTEST_CASES", &cases(4))]);
         }
     } else {
         println!("SKIP: the GPU has one width of subgroups");
     }
-    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default")]);
+    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default"), ("PROPTEST_CASES", &cases(4))]);
 }
 
-/// Kernels are chosen by what the device is: a small one of the Ampere generation, on which large tiles fill it, and one whose streams run as
-/// late as they may.
+/// Draws of a property, unless `PROPTEST_CASES` asks for others.
+fn cases(most: usize) -> String {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    asked.unwrap_or(most).to_string()
+}
+
+/// Kernels are chosen by what the device is: the emulator's own, a small one of the Ampere generation, on which large tiles fill it, and one
+/// whose streams run as late as they may. On hardware once.
 #[test]
-fn every_emulated_cuda_device_passes() {
+fn cuda_devices_pass() {
     if std::env::var_os(MARKER).is_some() {
         return;
     }
-    let Some((_, Some(_))) = cuda() else { return };
-    let small = [("ROENTGEN_EMULATOR_CAPABILITY", "8.0"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "2")];
-    again("cuda", &small);
-    again("cuda", &[("ROENTGEN_EMULATOR_STREAMS", "lazy"), ("PROPTEST_CASES", "16")]);
+    let Some((_, stand_in)) = cuda() else { return };
+    again("cuda", &[("PROPTEST_CASES", &cases(24))]);
+    if stand_in.is_some() {
+        let small = [("ROENTGEN_EMULATOR_CAPABILITY", "8.0"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "2")];
+        again("cuda", &[&small[..], &[("PROPTEST_CASES", &cases(12))]].concat());
+        again("cuda", &[("ROENTGEN_EMULATOR_STREAMS", "lazy"), ("PROPTEST_CASES", &cases(4))]);
+    }
 }
 
 /// Every access of every kernel within its memory, to the byte.
@@ -97,7 +107,8 @@ fn cuda_passes_with_sanitizers() {
     match cuda_host::sanitizer_environment() {
         Some(environment) => {
             let mut settings: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
-            settings.push(("PROPTEST_CASES", "8"));
+            let cases = cases(2);
+            settings.push(("PROPTEST_CASES", &cases));
             again("cuda", &settings);
         }
         None => println!("SKIP: the C++ compiler has no sanitizers"),

@@ -113,19 +113,6 @@ impl Cuda {
         self.pool.bytes()
     }
 
-    /// Gives idle memory back to the device.
-    pub fn trim(&self) {
-        self.pool.trim();
-    }
-
-    /// Waits until all that was launched has run.
-    ///
-    /// # Errors
-    /// If the device failed, or a kernel met a bad index.
-    pub fn synchronize(&self) -> Result<()> {
-        self.stream.lock().unwrap().finish()
-    }
-
     /// Data that is the same for all launches: made once, by `key`.
     fn constant_data(
         &self,
@@ -195,5 +182,19 @@ impl Backend for Cuda {
 
     fn read(&self, buffer: &CudaBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         self.stream.lock().unwrap().download(buffer, at, data)
+    }
+
+    /// Also where a kernel's bad index, and times for the profiler, come to light.
+    fn synchronize(&self) -> Result<()> {
+        self.stream.lock().unwrap().finish()
+    }
+
+    fn trim(&self) {
+        self.pool.trim();
+    }
+
+    fn description(&self) -> String {
+        let [major, minor] = self.facts.capability;
+        format!("cuda:{}: {} (compute capability {major}.{minor})", self.facts.ordinal, self.facts.name)
     }
 }

@@ -98,9 +98,9 @@ pub fn device_time(span: &Span, start: u64, end: u64) {
     tracing::trace!(target: DEVICE, parent: span, start, end);
 }
 
-/// Nanoseconds on the axis of the recorder that listens to this thread, if one does.
-pub(crate) fn now() -> Option<u64> {
-    tracing::dispatcher::get_default(|dispatch| dispatch.downcast_ref::<Recorder>().map(Recorder::now))
+/// Nanoseconds on the axis of the [`Recorder`] that listens to this thread; `None` if none does.
+pub fn now() -> Option<u64> {
+    tracing::dispatcher::get_default(|listener| listener.downcast_ref::<Recorder>().map(Recorder::now))
 }
 
 thread_local! {

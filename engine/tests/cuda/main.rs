@@ -99,7 +99,7 @@ fn freed_memory_is_used_again() {
         // A block that held something is zeroed when zeros are asked for.
         assert_eq!(zeros(100_000).to_vec::<f32>().unwrap(), vec![0.0; 100_000]);
         assert!(idle > 0);
-        gpu(device).trim();
+        device.trim();
         assert_eq!(gpu(device).buffer_bytes()[..2], [fixed, 0]);
     });
 }
