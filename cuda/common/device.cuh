@@ -70,6 +70,12 @@ __device__ inline u32x4 load16_stream(const void* from) {
 }
 __device__ inline void store16(void* to, u32x4 v) { *static_cast<u32x4*>(to) = v; }
 
+__device__ inline float load_shared_f32(u32 from) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
+    return v;
+}
+
 __device__ inline void atomic_add_f32(float* to, float value) { atomicAdd(to, value); }
 __device__ inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value) { return atomicCAS(at, expected, value); }
 

@@ -98,9 +98,11 @@ fn forward(session: &Session, case: Case, application: &Application, rung: Rung)
         Rung::Decode(splits) => {
             let parts = session.output(&[batch * sq * hq, splits, d], DType::F32);
             let stats = session.output(&[batch * sq * hq, splits, 2], DType::F32);
-            let call = begin(format!("attention_decode_{t}"), [&parts, &stats]).size(splits).float(case.scale());
+            let call =
+                begin(format!("attention_decode_{t}"), [&parts, &stats]).size(splits).float(case.scale());
             call.launch([splits, hq, batch * sq], [128, 1], 4 * (4 * d + 8));
-            let call = session.call(format!("attention_merge_{t}")).pointers(&[out[0], out[1], &parts, &stats]);
+            let call =
+                session.call(format!("attention_merge_{t}")).pointers(&[out[0], out[1], &parts, &stats]);
             call.sizes(&[batch, sq, hq, d, splits]).per_warp(batch * sq * hq);
         }
     }
@@ -141,7 +143,8 @@ const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 type Run = fn(&Session, Case, &Application, Rung) -> Vec<Tensor>;
 
 fn all(cases: &[(Case, Rung)], dtypes: &[DType], make: fn(Case, DType) -> Application, run: Run) {
-    let made = |&(case, rung): &(Case, Rung)| dtypes.iter().map(move |&dtype| (case, rung, make(case, dtype)));
+    let made =
+        |&(case, rung): &(Case, Rung)| dtypes.iter().map(move |&dtype| (case, rung, make(case, dtype)));
     let cases: Vec<_> = cases.iter().flat_map(made).collect();
     check(|session| {
         for (case, rung, application) in &cases {

@@ -1,8 +1,8 @@
 //! Elementwise operations, conversions and copies.
 
 use engine::ops::{
-    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind, Unary, UnaryKind,
-    Write,
+    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
+    Unary, UnaryKind, Write,
 };
 use engine::{Application, DType, Op, Rng, Tensor, apply, apply_in_place, apply_one};
 
@@ -15,7 +15,12 @@ const CASES: u64 = 12;
 
 /// Shapes of one short row up to more elements than a grid of the tests has threads.
 fn dims(d: &mut Draw) -> Vec<usize> {
-    if d.chance() { vec![d.between(1, 40), 64] } else { let rank = d.between(1, 4); d.dims(rank, 9) }
+    if d.chance() {
+        vec![d.between(1, 40), 64]
+    } else {
+        let rank = d.between(1, 4);
+        d.dims(rank, 9)
+    }
 }
 
 fn number<T: PartialEq>(all: &[T], kind: &T) -> u32 {

@@ -83,7 +83,8 @@ fn scatter(session: &Session, application: &Application) -> (Vec<Tensor>, Vec<u3
     let (source, fault) = (session.zeros(&[rows], DType::U32), session.no_fault());
     let call = session.call("scatter_rows_index").pointers(&[&source, &index, &fault]);
     call.sizes(&[index.count(), rows]).word(NUMBER).word(NUMBER + 1).over(index.count());
-    let call = session.call(format!("scatter_rows_{}", base.dtype.size())).pointers(&[&y, base, new, &source]);
+    let call =
+        session.call(format!("scatter_rows_{}", base.dtype.size())).pointers(&[&y, base, new, &source]);
     call.rows(base).rows(new).size(n).per_row(rows);
     (vec![session.back(&y)], session.back(&fault).to_vec().unwrap())
 }
@@ -148,7 +149,8 @@ fn rotations() {
             let frequencies: Vec<f32> = (0..d / 2).map(|i| 1.0 / power(i)).collect();
             let frequencies =
                 session.on(&Tensor::from_slice(&frequencies, &[d / 2], &Device::cpu()).unwrap());
-            let call = session.call(format!("rope_{}", x.name())).pointers(&[&y, x, &positions, &frequencies]);
+            let call =
+                session.call(format!("rope_{}", x.name())).pointers(&[&y, x, &positions, &frequencies]);
             let call = call.heads(x).sizes(y.dims()).word(u32::from(op.kind == RopeKind::Interleaved));
             call.float(if op.inverse { -1.0 } else { 1.0 }).over(y.count() / 2);
             vec![session.back(&y)]

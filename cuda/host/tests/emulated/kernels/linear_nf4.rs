@@ -46,13 +46,21 @@ fn down(session: &Session, y: &On, x: &On, f: &On, drop: Option<Dropout>) {
 }
 
 /// y = scale · leftᵀ · dropout(right), maybe transposed.
-fn outer(session: &Session, y: &On, [left, right]: [&On; 2], drop: Option<Dropout>, scale: f32, transposed: bool) {
+fn outer(
+    session: &Session,
+    y: &On,
+    [left, right]: [&On; 2],
+    drop: Option<Dropout>,
+    scale: f32,
+    transposed: bool,
+) {
     let (k, rank, n, splits) = (left.dims()[0], left.dims()[1], right.dims()[1], 2);
     let parts = session.output(&[splits, rank, n], DType::F32);
     let call = session.call(format!("lora_outer_{}", left.name())).pointers(&[&parts, left, right]);
     let call = dropout(call.sizes(&[k, rank, n, splits]), drop);
     call.launch([n.div_ceil(64), rank.div_ceil(16), splits], [128, 1], 6144);
-    let call = session.call(format!("lora_sum_{}", y.name())).pointers(&[y, &parts]).sizes(&[rank, n, splits]);
+    let call =
+        session.call(format!("lora_sum_{}", y.name())).pointers(&[y, &parts]).sizes(&[rank, n, splits]);
     call.word(u32::from(transposed)).float(scale).over(rank * n);
 }
 
@@ -76,12 +84,15 @@ fn product(
         Rung::Large => "large",
     };
     let call = session.call(format!("linear_nf4_{name}_{}", x.name())).pointers(&[y, x]);
-    let call = quantised(call, format, parts, &table).optional(bias).optional(lora.map(|l| l.0)).optional(lora.map(|l| l.1));
+    let call = quantised(call, format, parts, &table)
+        .optional(bias)
+        .optional(lora.map(|l| l.0))
+        .optional(lora.map(|l| l.1));
     let call = call.blocks(format).sizes(&[rows, outer, inner, lora.map_or(0, |l| l.0.dims()[1])]);
     match rung {
         Rung::Tile => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
         Rung::Gemv => call.launch([outer.div_ceil(4), 1, 1], [128, 1], 2048),
-        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 6144),
+        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 7168),
         Rung::Gemm => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
         Rung::Large => call.launch([outer.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
     }
@@ -127,13 +138,17 @@ fn backward(session: &Session, application: &Application, rung: Rung) -> Vec<Ten
             Rung::Gemm => "mma",
             Rung::Large => "large",
         };
-        let call = session.call(format!("linear_nf4_grad_{name}_{}", dy.name())).pointers(&[&outputs[0], &dy]);
+        let call =
+            session.call(format!("linear_nf4_grad_{name}_{}", dy.name())).pointers(&[&outputs[0], &dy]);
         let call = quantised(call, &op.format, &inputs[1..=parts], &table);
-        let call = call.optional(low.as_ref().map(|l| &l.0)).optional(low.as_ref().map(|l| &l.1)).blocks(&op.format);
+        let call =
+            call.optional(low.as_ref().map(|l| &l.0)).optional(low.as_ref().map(|l| &l.1)).blocks(&op.format);
         let call = call.sizes(&[rows, outer_size, inner, low.as_ref().map_or(0, |l| l.0.dims()[1])]);
         let call = dropout(call, low.as_ref().and_then(|l| l.2.dropout));
         match rung {
-            Rung::Tile | Rung::Gemv | Rung::Decode => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
+            Rung::Tile | Rung::Gemv | Rung::Decode => {
+                call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640)
+            }
             Rung::Gemm => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
             Rung::Large => call.launch([inner.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
         }
@@ -340,16 +355,18 @@ fn several_weights_in_one_launch() {
             let op = application.op::<LinearNf4Group>().expect("linear_nf4_group");
             let inputs: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
             let (x, outputs) = (session.dense(&inputs[0]), session.outputs(application));
-            let tables: Vec<On> = op.weights.iter().map(|(format, _)| table(session, format.codebook)).collect();
+            let tables: Vec<On> =
+                op.weights.iter().map(|(format, _)| table(session, format.codebook)).collect();
             let mut group = Group::default();
             let mut blocks = 0;
             for (i, (format, outer, parts)) in members(op).enumerate() {
-                group.members[i] = Member::new(&outputs[i], &inputs[parts], &tables[i], format, [outer, blocks]);
+                group.members[i] =
+                    Member::new(&outputs[i], &inputs[parts], &tables[i], format, [outer, blocks]);
                 blocks += outer.div_ceil(16);
             }
             let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(group);
             let call = call.sizes(&[op.weights.len(), x.dims()[0], x.dims()[1]]);
-            call.launch([blocks, 1, 1], [256, 1], 6144);
+            call.launch([blocks, 1, 1], [256, 1], 7168);
             session.back_all(&outputs)
         },
     );

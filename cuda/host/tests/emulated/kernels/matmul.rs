@@ -12,7 +12,10 @@ use crate::session::{Session, check};
 fn matrix(x: &On) -> ([u32; 2], View) {
     let rank = x.dims().len();
     let strides = &x.layout.strides;
-    ([strides[rank - 2] as u32, strides[rank - 1] as u32], View::of(&x.dims()[..rank - 2], &strides[..rank - 2]))
+    (
+        [strides[rank - 2] as u32, strides[rank - 1] as u32],
+        View::of(&x.dims()[..rank - 2], &strides[..rank - 2]),
+    )
 }
 
 /// A rung of the ladder, with what it takes for strides and how it is launched.
@@ -70,7 +73,10 @@ fn any_strides() {
     property(
         24,
         |d| {
-            let (dtype, out, batch) = (d.parameter(), d.parameter(), { let rank = d.rng.below(3); d.dims(rank, 2) });
+            let (dtype, out, batch) = (d.parameter(), d.parameter(), {
+                let rank = d.rng.below(3);
+                d.dims(rank, 2)
+            });
             let (m, n, k) = (d.of(&[1, 5, 70]), d.of(&[1, 9, 65]), d.of(&[1, 16, 37]));
             let a = d.normal(&[&batch[..], &[m, k]].concat(), dtype);
             let b = d.normal(&[&batch[..], &[k, n]].concat(), dtype);
@@ -105,7 +111,11 @@ fn tensor_cores(seed: u64, sizes: &[usize]) -> Application {
     let k = if a_along || b_along { d.of(&[8, 40, 96]) } else { d.of(&[3, 33, 96]) };
     let batch = d.between(1, 2);
     let mut operand = |along: bool, lines: usize| {
-        if along { d.dense(&[batch, lines, k], DType::BF16) } else { d.dense(&[batch, k, lines], DType::BF16).t().unwrap() }
+        if along {
+            d.dense(&[batch, lines, k], DType::BF16)
+        } else {
+            d.dense(&[batch, k, lines], DType::BF16).t().unwrap()
+        }
     };
     let (a, b) = (operand(a_along, m), operand(b_along, n).t().unwrap());
     let (bias, out) = (d.normal(&[n], DType::BF16), d.parameter());

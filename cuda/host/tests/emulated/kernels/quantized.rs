@@ -31,7 +31,9 @@ fn quantize() {
             let count = d.of(&[1, 2, 63, 130, 1000]);
             // Zeros, blocks of zeros, and everything between.
             let small = d.of(&[0.0, 1e-20, 1.0]);
-            let x = d.placed(&[count], dtype, |rng| if rng.below(3) == 0 { 0.0 } else { small * f64::from(rng.normal()) });
+            let x = d.placed(&[count], dtype, |rng| {
+                if rng.below(3) == 0 { 0.0 } else { small * f64::from(rng.normal()) }
+            });
             captured(QuantizeBlockwise::NAME, || apply(QuantizeBlockwise { codebook, block }, &[&x]))
         },
         |session, application| {
@@ -81,7 +83,8 @@ fn dequantize() {
         |session, application| {
             let op = application.op::<DequantizeBlockwise>().expect("dequantize_blockwise");
             let parts: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
-            let (y, table) = (session.outputs(application).swap_remove(0), table(session, op.format.codebook));
+            let (y, table) =
+                (session.outputs(application).swap_remove(0), table(session, op.format.codebook));
             let call = session.call(format!("dequantize_blockwise_{}", y.name())).pointers(&[&y]);
             let call = quantised(call, &op.format, &parts, &table).blocks(&op.format);
             call.sizes(&[y.count(), op.format.codebook.bits()]).over(y.count());

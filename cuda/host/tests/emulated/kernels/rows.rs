@@ -1,7 +1,8 @@
 //! Operations over rows: norms, losses, choices, reductions.
 
 use engine::ops::{
-    Argmax, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, Reduce, ReduceKind, RmsNorm, RmsNormGrad, TopK,
+    Argmax, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, Reduce, ReduceKind, RmsNorm,
+    RmsNormGrad, TopK,
 };
 use engine::{Application, DType, Device, Op, Tensor, apply, apply_one};
 
@@ -130,7 +131,8 @@ fn argmax() {
         |session, application| {
             let (inputs, outputs) = (session.inputs(application), session.outputs(application));
             let (rows, n) = inputs[0].rows();
-            let call = session.call(format!("argmax_{}", inputs[0].name())).pointers(&[&outputs[0], &inputs[0]]);
+            let call =
+                session.call(format!("argmax_{}", inputs[0].name())).pointers(&[&outputs[0], &inputs[0]]);
             call.rows(&inputs[0]).size(n).per_row(rows);
             session.back_all(&outputs)
         },
@@ -151,7 +153,10 @@ fn top_k() {
             let (rows, n) = inputs[0].rows();
             let k = application.op::<TopK>().expect("top_k").k;
             let call = session.call(format!("top_k_{}", inputs[0].name()));
-            call.pointers(&[&outputs[0], &outputs[1], &inputs[0]]).rows(&inputs[0]).sizes(&[n, k]).per_row(rows);
+            call.pointers(&[&outputs[0], &outputs[1], &inputs[0]])
+                .rows(&inputs[0])
+                .sizes(&[n, k])
+                .per_row(rows);
             session.back_all(&outputs)
         },
     );
@@ -235,7 +240,8 @@ enum Rung {
 
 /// In one launch, or in parts that a second one adds.
 fn reduce(session: &Session, application: &Application, rung: Rung, parts: usize) -> Vec<Tensor> {
-    const KINDS: [ReduceKind; 4] = [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::SumSquares, ReduceKind::Max];
+    const KINDS: [ReduceKind; 4] =
+        [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::SumSquares, ReduceKind::Max];
     let op = application.op::<Reduce>().expect("reduce");
     let (x, y) = (&session.inputs(application)[0], session.outputs(application).swap_remove(0));
     let axes = |reduced: bool| -> (Vec<usize>, Vec<usize>) {
@@ -269,7 +275,8 @@ fn reduce(session: &Session, application: &Application, rung: Rung, parts: usize
 
 #[test]
 fn reductions() {
-    const KINDS: [ReduceKind; 4] = [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::SumSquares, ReduceKind::Max];
+    const KINDS: [ReduceKind; 4] =
+        [ReduceKind::Sum, ReduceKind::Mean, ReduceKind::SumSquares, ReduceKind::Max];
     let make = |seed: u64| {
         let d = &mut Draw::new(seed);
         let dims = if d.chance() { vec![d.between(1, 9), d.of(&[1, 40, 300])] } else { d.dims(4, 6) };
@@ -289,7 +296,9 @@ fn reductions() {
 
 #[test]
 fn a_maximum_keeps_nan() {
-    let x = Tensor::from_slice(&[1.0_f32, f32::NAN, 3.0, -1.0, -2.0, f32::NEG_INFINITY], &[2, 3], &Device::cpu()).unwrap();
+    let x =
+        Tensor::from_slice(&[1.0_f32, f32::NAN, 3.0, -1.0, -2.0, f32::NEG_INFINITY], &[2, 3], &Device::cpu())
+            .unwrap();
     let application = captured(Reduce::NAME, || x.max(&[1]));
     check(|session| {
         for (rung, parts) in [(Rung::Rows, 1), (Rung::Columns, 1), (Rung::Rows, 3)] {

@@ -41,7 +41,11 @@ fn dims(d: &mut Draw) -> Vec<usize> {
 }
 
 /// All targets and the gradient as views.
-fn step(session: &Session, application: &Application, scalars: impl Fn(Call<'_>, usize) -> Call<'_>) -> Vec<Tensor> {
+fn step(
+    session: &Session,
+    application: &Application,
+    scalars: impl Fn(Call<'_>, usize) -> Call<'_>,
+) -> Vec<Tensor> {
     let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
     let (p, g) = (&all[0], &all[all.len() - 1]);
     let call = session.call(format!("{}_{}_{}", application.name(), p.name(), g.name()));
@@ -103,7 +107,15 @@ fn adamw8bit() {
         CASES,
         |d| {
             let (count, p_type, g_type) = (d.of(&[1, 200, 256, 700]), d.parameter(), d.parameter());
-            let (p, g) = (d.dense(&[count], p_type), d.dense(&[count], g_type));
+            let p = d.dense(&[count], p_type);
+            // Now and then a gradient that is not finite, or whose square is not.
+            let g: Vec<f64> = (0..count)
+                .map(|_| match d.rng.below(30) {
+                    0 => [f64::NAN, f64::INFINITY, 1e30][d.rng.below(3)],
+                    _ => f64::from(d.rng.normal()),
+                })
+                .collect();
+            let g = Tensor::from_f64(&g, &[count], g_type, &Device::cpu()).unwrap();
             let cpu = Device::cpu();
             let codes = || Tensor::zeros(&[count], DType::U8, &cpu).unwrap();
             let blocks = || Tensor::zeros(&[count.div_ceil(AdamW8bit::BLOCK)], DType::F32, &cpu).unwrap();
