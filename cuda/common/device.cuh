@@ -79,6 +79,12 @@ __device__ inline float load_shared_f32(u32 from) {
 __device__ inline void atomic_add_f32(float* to, float value) { atomicAdd(to, value); }
 __device__ inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value) { return atomicCAS(at, expected, value); }
 
+__device__ inline float exp2_fast(float v) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
+
 __device__ inline u32 f32_to_bits(float v) { return __float_as_uint(v); }
 __device__ inline float f32_from_bits(u32 v) { return __uint_as_float(v); }
 __device__ inline float bf16_to_f32(bf16 v) { return __uint_as_float(static_cast<u32>(v) << 16); }

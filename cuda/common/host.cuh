@@ -173,4 +173,5 @@ inline f16 f32_to_f16(float v) {
     return {static_cast<u16>(sign | rounded)};
 }
 
+inline float exp2_fast(float v) { return std::exp2(v); }
 inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }

@@ -19,6 +19,7 @@
 //   atomic_add_f32(p, v)              in global memory; the order of additions is not fixed
 //   atomic_cas_u32(p, old, v)         in global memory: v if old stood there; what stood there
 //   f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16, pack_bf16x2(low, high)   conversions, to the nearest, ties to even
+//   exp2_fast(v)                      2^v by one instruction, good to 2 ulp; exp2f spends three more on subnormal results
 //   f32_to_bits, f32_from_bits        the same 32 bits
 //
 // Hopper's wgmma, mbarriers and bulk copies are not wrapped yet; they come with the first kernel that uses them.
