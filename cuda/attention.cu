@@ -114,14 +114,14 @@ __device__ inline void attention_decode(float* parts, float* stats, const T* q, 
             above = fmaxf(above, scores[j]);
         }
         // A group that has seen no key yet: every exponential must be 0, not that of −∞ + ∞.
-        float base = above == -infinity() ? 0.0f : above, shrink = exp2f(largest - base);
+        float base = above == -infinity() ? 0.0f : above, shrink = exp2_fast(largest - base);
         largest = above;
         total *= shrink;
 #pragma unroll
         for (u32 i = 0; i < 8; i++) sums[i] *= shrink;
 #pragma unroll
         for (u32 j = 0; j < AT_ONCE; j++) {
-            float weight = exp2f(scores[j] - base);
+            float weight = exp2_fast(scores[j] - base);
             total += weight;
             u32 key = first + j * groups + group;
             if (key < end && inside) {
@@ -235,15 +235,18 @@ __device__ inline void attention_flash(bf16* out, float* lse, const bf16* q, con
     block_sync();
 
     // This lane's two rows of the warp's 16: g and g + 8.
-    u32 query[2];
+    u32 query[2], ends[2];
     float largest[2], total[2];
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
         query[r] = first_query + warp_id() * 16 + lane / 4 + r * 8;
+        ends[r] = sight.end(query[r]);
         largest[r] = -infinity();
         total[r] = 0.0f;
     }
     float sums[PARTS * 2][4] = {};
+    // What a score is times, and one that gives −∞ then.
+    float factor = scale * flash::LOG2_E, none = factor < 0.0f ? infinity() : -infinity();
     // Keys that the block's last query sees.
     u32 end = sight.end(first_query + TILE - 1);
 
@@ -268,15 +271,14 @@ __device__ inline void attention_flash(bf16* out, float* lse, const bf16* q, con
             }
         }
 
-        // In units of log 2, so that the exponential is one instruction. Whole tiles before every query's end need no look at each key.
-        bool all_seen = first_key + TILE <= sight.end(first_query) && !sight.mask;
+        if (!sight.all(first_query, first_key, TILE)) flash::blank<TILE>(scores, sight, ends, first_key, none);
+        // In units of log 2, so that the exponential is one instruction.
         float above[2] = {largest[0], largest[1]};
 #pragma unroll
         for (u32 j = 0; j < TILE / 8; j++) {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                bool seen = all_seen || sight.sees(query[i / 2], first_key + j * 8 + lane % 4 * 2 + i % 2);
-                scores[j][i] = seen ? scores[j][i] * (scale * flash::LOG2_E) : -infinity();
+                scores[j][i] *= factor;
                 above[i / 2] = fmaxf(above[i / 2], scores[j][i]);
             }
         }
@@ -286,14 +288,14 @@ __device__ inline void attention_flash(bf16* out, float* lse, const bf16* q, con
             above[r] = flash::quad_max(above[r]);
             // A row that has seen no key yet: every exponential below must be 0, not that of −∞ + ∞.
             base[r] = above[r] == -infinity() ? 0.0f : above[r];
-            shrink[r] = exp2f(largest[r] - base[r]);
+            shrink[r] = exp2_fast(largest[r] - base[r]);
             largest[r] = above[r];
         }
 #pragma unroll
         for (u32 j = 0; j < TILE / 8; j++) {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                scores[j][i] = exp2f(scores[j][i] - base[i / 2]);
+                scores[j][i] = exp2_fast(scores[j][i] - base[i / 2]);
                 added[i / 2] += scores[j][i];
             }
         }
@@ -329,13 +331,13 @@ __device__ inline void attention_flash(bf16* out, float* lse, const bf16* q, con
         if (query[r] >= sq) continue;
         u64 row = (static_cast<u64>(batch) * sq + query[r]) * hq + head;
         bool seen = largest[r] != -infinity();
-        float factor = seen ? 1.0f / total[r] : 0.0f;
+        float share = seen ? 1.0f / total[r] : 0.0f;
 #pragma unroll
         for (u32 part = 0; part < PARTS * 2; part++) {
             u32 column = part * 8 + lane % 4 * 2;
             // D is even: a pair lies inside or outside.
             if (column < d) {
-                u32 pair = pack_bf16x2(sums[part][2 * r] * factor, sums[part][2 * r + 1] * factor);
+                u32 pair = pack_bf16x2(sums[part][2 * r] * share, sums[part][2 * r + 1] * share);
                 *reinterpret_cast<u32*>(out + row * d + column) = pair;
             }
         }

@@ -222,11 +222,12 @@ __device__ inline void grad_q(bf16* dq, Inputs<bf16> in) {
     fetch(0);
 
     // This lane's two rows of the warp's 16.
-    u32 query[2];
+    u32 query[2], ends[2];
     float lse[2], delta[2];
 #pragma unroll
     for (u32 r = 0; r < 2; r++) {
         query[r] = first_query + warp_id() * 16 + lane / 4 + r * 8;
+        ends[r] = sight.end(query[r]);
         u64 row = (static_cast<u64>(batch) * in.hq + head) * sight.sq + query[r];
         lse[r] = query[r] < sight.sq ? in.lse[row] * LOG2_E : 0.0f;
         delta[r] = query[r] < sight.sq ? in.delta[row] : 0.0f;
@@ -245,11 +246,10 @@ __device__ inline void grad_q(bf16* dq, Inputs<bf16> in) {
         for (u32 j = 0; j < STEP / 8; j++) {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                bool seen = sight.sees(query[i / 2], first_key + j * 8 + lane % 4 * 2 + i % 2);
-                float weight = seen ? exp2f(p[j][i] * (in.scale * LOG2_E) - lse[i / 2]) : 0.0f;
-                p[j][i] = weight * (slopes[j][i] - delta[i / 2]);
+                p[j][i] = exp2_fast(p[j][i] * (in.scale * LOG2_E) - lse[i / 2]) * (slopes[j][i] - delta[i / 2]);
             }
         }
+        if (!sight.all(first_query, first_key, STEP)) blank<STEP>(p, sight, ends, first_key, 0.0f);
         sums.add(p, stage);
     }
     u64 base = (static_cast<u64>(batch) * sight.sq * in.hq + head) * in.d;
@@ -288,6 +288,13 @@ __device__ inline void grad_kv(bf16* dk, bf16* dv, Inputs<bf16> in) {
     load<D_PADDED, OWN>(k_tile, in.k + in.ks.at(batch, 0, key_head), in.ks.token, first_key, sight.sk, in.d);
     load<D_PADDED, OWN>(v_tile, in.v + in.vs.at(batch, 0, key_head), in.vs.token, first_key, sight.sk, in.d);
     fetch(0);
+    // The first query that sees each of this lane's two keys; none sees what the mask hides.
+    u32 begins[2];
+#pragma unroll
+    for (u32 r = 0; r < 2; r++) {
+        u32 key = first_key + warp_id() * 16 + lane / 4 + r * 8;
+        begins[r] = sight.hides(key) ? sight.sq : sight.begin(key);
+    }
     HeadSums<D_PADDED> k_sums, v_sums;
     for (u32 step = 0; step < steps; step++) {
         cp_async_wait<0>();
@@ -303,11 +310,23 @@ __device__ inline void grad_kv(bf16* dk, bf16* dv, Inputs<bf16> in) {
         for (u32 j = 0; j < STEP / 8; j++) {
 #pragma unroll
             for (u32 i = 0; i < 4; i++) {
-                u32 column = j * 8 + lane % 4 * 2 + i % 2, key = first_key + warp_id() * 16 + lane / 4 + i / 2 * 8;
-                bool seen = sight.sees(first_query + column, key);
-                p[j][i] = seen ? exp2f(p[j][i] * (in.scale * LOG2_E) - lse[column]) : 0.0f;
-                slopes[j][i] = p[j][i] * (slopes[j][i] - delta[column]);
+                p[j][i] = exp2_fast(p[j][i] * (in.scale * LOG2_E) - lse[j * 8 + lane % 4 * 2 + i % 2]);
             }
+        }
+        if (first_query + STEP > sight.sq || !sight.all(first_query, first_key, OWN)) {
+#pragma unroll
+            for (u32 j = 0; j < STEP / 8; j++) {
+#pragma unroll
+                for (u32 i = 0; i < 4; i++) {
+                    u32 query = first_query + j * 8 + lane % 4 * 2 + i % 2;
+                    if (query < begins[i / 2] || query >= sight.sq) p[j][i] = 0.0f;
+                }
+            }
+        }
+#pragma unroll
+        for (u32 j = 0; j < STEP / 8; j++) {
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) slopes[j][i] = p[j][i] * (slopes[j][i] - delta[j * 8 + lane % 4 * 2 + i % 2]);
         }
         v_sums.add(p, stage + STEP * PITCH);
         k_sums.add(slopes, stage);

@@ -40,7 +40,7 @@ constexpr u32 MOST_ROWS = 8;
 
 // Adds this lane's share of a column to the sums of all rows, CODES (16 or 32) codes at a time.
 template <u32 CODES, class T>
-__device__ inline void add_column(float (&sums)[MOST_ROWS], const T* x, const u8* codes, const nf4::Scales& scales, const float* values, u64 first,
+__device__ inline void add_column(float (&sums)[MOST_ROWS], const T* x, const u8* codes, const nf4::Scales& scales, const nf4::Table& table, u64 first,
                                   u32 rows, u32 inner) {
     for (u32 at = lane_id() * CODES; at < inner; at += WARP_SIZE * CODES) {
         float scale = scales.of(first + at);
@@ -55,7 +55,7 @@ __device__ inline void add_column(float (&sums)[MOST_ROWS], const T* x, const u8
 #pragma unroll
         for (u32 word = 0; word < CODES / 8; word++) {
             float weights[8];
-            nf4::expand<T>(weights, words[word], values, scale);
+            nf4::expand<T>(weights, words[word], table, scale);
 #pragma unroll
             for (u32 row = 0; row < MOST_ROWS; row++) {
                 if (row >= rows) break;
@@ -73,7 +73,7 @@ template <class T>
 __device__ inline void linear_nf4_gemv(T* y, const T* x, const Quantised& q, const T* bias, const T* h, const T* b, u32 rows, u32 outer, u32 inner,
                                        u32 rank) {
     DYNAMIC_SHARED(shared);
-    const float* values = nf4::spread_table(shared, q.table);
+    nf4::Table table = nf4::Table::spread(shared, q.table);
     block_sync();
     u32 column = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
     if (column >= outer) return;
@@ -82,9 +82,9 @@ __device__ inline void linear_nf4_gemv(T* y, const T* x, const Quantised& q, con
     float sums[MOST_ROWS] = {};
     // Columns begin at multiples of 16 bytes, or of 8.
     if (inner % 32 == 0) {
-        add_column<32>(sums, x, q.codes, scales, values, first, rows, inner);
+        add_column<32>(sums, x, q.codes, scales, table, first, rows, inner);
     } else {
-        add_column<16>(sums, x, q.codes, scales, values, first, rows, inner);
+        add_column<16>(sums, x, q.codes, scales, table, first, rows, inner);
     }
 #pragma unroll
     for (u32 row = 0; row < MOST_ROWS; row++) {
@@ -104,7 +104,7 @@ __device__ inline void linear_nf4_gemv(T* y, const T* x, const Quantised& q, con
         linear_nf4_tile(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank);                                                            \
     }                                                                                                                                      \
     KERNEL(linear_nf4_tile_##suffix)                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(128)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(128, 8)                                                                                      \
         linear_nf4_gemv_##suffix(T* y, const T* x, QUANTISED_POINTERS, const T* bias, const T* h, const T* b, Blocks blocks, u32 rows,     \
                                  u32 outer, u32 inner, u32 rank) {                                                                         \
         linear_nf4_gemv(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank);                                                            \
@@ -130,7 +130,7 @@ __device__ inline void linear_nf4_gemm(bf16* y, const bf16* x, const Quantised& 
     static_assert(S::THREADS * 16 == S::LINES_B * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_x = smem_u32(shared);
     u8* tiles_of_w = shared + 2 * X_BYTES;
-    const float* values = nf4::spread_table(tiles_of_w + 2 * W_BYTES, q.table);
+    nf4::Table table = nf4::Table::spread(tiles_of_w + 2 * W_BYTES, q.table);
     block_sync();
 
     nf4::Scales scales(q);
@@ -150,7 +150,7 @@ __device__ inline void linear_nf4_gemm(bf16* y, const bf16* x, const Quantised& 
     for (u32 step = 0; step < steps; step++) {
         u32 stage = step % 2, at = (step + 1) * tile::DEPTH;
         // Read last two steps ago, before the barrier of the last.
-        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + half * 2, values);
+        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + half * 2, table);
         cp_async_wait<0>();
         block_sync();
         if (step + 1 < steps) {

@@ -56,7 +56,7 @@ __device__ inline void linear_nf4_grad_mma(bf16* dx, const bf16* dy, const Quant
     static_assert(S::THREADS == PER_ROW * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_y = smem_u32(shared);
     u8* tiles_of_w = shared + 2 * Y_BYTES;
-    const float* values = nf4::spread_table(tiles_of_w + 2 * W_BYTES, q.table);
+    nf4::Table table = nf4::Table::spread(tiles_of_w + 2 * W_BYTES, q.table);
     u32 first_row = blockIdx.y * S::LINES_A, first_column = blockIdx.x * S::LINES_B;
     tile::Sums<S> sums;
     for (u32 at = 0; at < rank; at += tile::DEPTH) {
@@ -87,7 +87,7 @@ __device__ inline void linear_nf4_grad_mma(bf16* dx, const bf16* dy, const Quant
     for (u32 step = 0; step < steps; step++) {
         u32 stage = step % 2, at = (step + 1) * tile::DEPTH;
         // Read last two steps ago, before the barrier of the last.
-        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + part * 2, values);
+        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + part * 2, table);
         cp_async_wait<0>();
         block_sync();
         if (step + 1 < steps) {

@@ -48,6 +48,23 @@ __device__ inline void right_inner(u32 (&r)[4], u32 tile, u32 row, u32 column) {
     ldmatrix_x4_trans(r, tile + (row + lane % 16) * pitch<D_PADDED>() + lane / 16 * 16 + column * 2);
 }
 
+// Sets to `value` what this lane's two rows of products with KEYS keys from `first_key` on are, where a query does not see a key: the queries see the
+// keys up to `ends`, but for those that the mask hides.
+template <u32 KEYS, class Sight>
+__device__ inline void blank(float (&products)[KEYS / 8][4], const Sight& sight, const u32 (&ends)[2], u32 first_key, float value) {
+    u32 lane = lane_id();
+#pragma unroll
+    for (u32 j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+        for (u32 column = 0; column < 2; column++) {
+            u32 key = first_key + j * 8 + lane % 4 * 2 + column;
+            bool hidden = sight.hides(key);
+#pragma unroll
+            for (u32 r = 0; r < 2; r++) products[j][2 * r + column] = hidden || key >= ends[r] ? value : products[j][2 * r + column];
+        }
+    }
+}
+
 // A row of sums is spread over the four lanes of a quad.
 __device__ inline float quad_max(float v) {
     v = fmaxf(v, shfl_xor(v, 1));
@@ -84,7 +101,11 @@ struct Sight {
         i64 begin = static_cast<i64>(key) + sq - sk;
         return !causal || begin < 0 ? 0 : static_cast<u32>(begin);
     }
+    // Whether each query from `first_query` on sees the `keys` keys from `first_key` on: then nobody needs to look at each.
+    __device__ bool all(u32 first_query, u32 first_key, u32 keys) const { return !mask && first_key + keys <= end(first_query); }
+    // Whether the mask hides a key.
+    __device__ bool hides(u32 key) const { return mask && key < sk && mask[key] == 0; }
     __device__ bool sees(u32 query, u32 key) const {
-        return key < sk && query < sq && (!causal || static_cast<i64>(key) + sq <= static_cast<i64>(query) + sk) && !(mask && mask[key] == 0);
+        return key < sk && query < sq && (!causal || static_cast<i64>(key) + sq <= static_cast<i64>(query) + sk) && !hides(key);
     }
 };

@@ -111,6 +111,10 @@ inline void store16(void* to, u32x4 v, CALLER) {
     *static_cast<u32x4*>(to) = v;
 }
 
+inline float load_shared_f32(u32 from, CALLER) {
+    return *reinterpret_cast<const float*>(emulator::running->shared_at(from, 4, 4, "load_shared_f32", HERE));
+}
+
 inline void atomic_add_f32(float* to, float value, CALLER) {
     emulator::running->check_global(to, 4, 4, "atomic_add_f32", HERE);
     // Blocks run on several OS threads.
@@ -169,4 +173,5 @@ inline f16 f32_to_f16(float v) {
     return {static_cast<u16>(sign | rounded)};
 }
 
+inline float exp2_fast(float v) { return std::exp2(v); }
 inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }

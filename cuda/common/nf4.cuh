@@ -32,22 +32,40 @@ struct Scales {
     }
 };
 
-// The table once per lane, so that 32 lanes look up 32 codes without a bank conflict: entry c of this lane's is at c · 32. A barrier must follow.
 constexpr u32 TABLE_BYTES = 16 * WARP_SIZE * 4;
-__device__ inline const float* spread_table(u8* shared, const float* table) {
-    float* values = reinterpret_cast<float*>(shared);
-    for (u32 i = threadIdx.x; i < 16 * WARP_SIZE; i += blockDim.x) values[i] = table[i / WARP_SIZE];
-    return values + lane_id();
+
+// The values of the 16 codes in shared memory once per lane, so that 32 lanes look up 32 codes without a bank conflict: entry c of lane l is at byte
+// c · 128 + l · 4.
+struct Table {
+    const u8* bytes;
+    u32 lane;
+
+    // Fills TABLE_BYTES at `to` by all threads; a barrier must follow.
+    __device__ static Table spread(u8* to, const float* table) {
+        for (u32 i = threadIdx.x; i < 16 * WARP_SIZE; i += blockDim.x) reinterpret_cast<float*>(to)[i] = table[i / WARP_SIZE];
+        return {to, lane_id() * 4};
+    }
+    // Of the code at bit `position` of a word, a constant: one shift that brings it to its byte offset, and one instruction that cuts it out and adds
+    // the lane's.
+    __device__ float of(u32 word, u32 position) const {
+        u32 moved = position < 7 ? word << (7 - position) : word >> (position - 7);
+        return *reinterpret_cast<const float*>(bytes + ((moved & 0x780u) | lane));
+    }
+};
+
+// Codes 2i and 2i + 1 of a word, a byte of it, times their scale as bf16.
+template <class Table>
+__device__ inline u32 expand_pair(u32 word, u32 i, const Table& table, float scale) {
+    return pack_bf16x2(table.of(word, 8 * i + 4) * scale, table.of(word, 8 * i) * scale);
 }
 
 // The values of a word of eight codes, rounded once to `T`.
 template <class T>
-__device__ inline void expand(float (&to)[8], u32 word, const float* values, float scale) {
+__device__ inline void expand(float (&to)[8], u32 word, const Table& table, float scale) {
 #pragma unroll
-    for (u32 byte = 0; byte < 4; byte++) {
-        u32 pair = word >> (8 * byte) & 0xff;
-        to[2 * byte] = round_as(T(), values[(pair >> 4) * WARP_SIZE] * scale);
-        to[2 * byte + 1] = round_as(T(), values[(pair & 15) * WARP_SIZE] * scale);
+    for (u32 i = 0; i < 4; i++) {
+        to[2 * i] = round_as(T(), table.of(word, 8 * i + 4) * scale);
+        to[2 * i + 1] = round_as(T(), table.of(word, 8 * i) * scale);
     }
 }
 
@@ -65,16 +83,13 @@ struct Codes {
         return fetched;
     }
     // Sixteen bf16 values at `to`, 16-byte aligned shared memory.
-    __device__ void expand_to(u8* to, const float* values) const {
+    __device__ void expand_to(u8* to, const Table& table) const {
         u32 words[2] = {packed.x, packed.y};
 #pragma unroll
         for (u32 word = 0; word < 2; word++) {
             u32 pairs[4];
 #pragma unroll
-            for (u32 byte = 0; byte < 4; byte++) {
-                u32 pair = words[word] >> (8 * byte) & 0xff;
-                pairs[byte] = pack_bf16x2(values[(pair >> 4) * WARP_SIZE] * scale, values[(pair & 15) * WARP_SIZE] * scale);
-            }
+            for (u32 i = 0; i < 4; i++) pairs[i] = expand_pair(words[word], i, table, scale);
             *reinterpret_cast<u32x4*>(to + 16 * word) = {pairs[0], pairs[1], pairs[2], pairs[3]};
         }
     }

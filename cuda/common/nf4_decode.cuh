@@ -11,7 +11,26 @@ namespace nf4 {
 constexpr u32 DECODE_THREADS = 256, DECODE_COLUMNS = 16, DECODE_ROWS = 8, DECODE_WARPS = DECODE_THREADS / WARP_SIZE;
 // K that a warp takes at a time: two halves of 4 lanes with 32 codes each.
 constexpr u32 HALF = 4 * 32, SLAB = 2 * HALF;
-constexpr u32 DECODE_BYTES = TABLE_BYTES + DECODE_WARPS * DECODE_COLUMNS * DECODE_ROWS * 4;
+constexpr u32 DECODE_SUMS = DECODE_WARPS * DECODE_COLUMNS * DECODE_ROWS * 4;
+// The table may begin 1024 bytes in.
+constexpr u32 DECODE_BYTES = DECODE_SUMS + TABLE_BYTES + 1024;
+
+// A Table at a multiple of its size: the instruction that cuts the code out gives the whole address. Instructions are what limits this kernel once memory
+// is fast: each code costs a shift, this, the look-up, the product, and half a conversion.
+struct AlignedTable {
+    u32 lane;
+
+    // `to` has 1024 bytes more than the table; a barrier must follow.
+    __device__ static AlignedTable spread(u8* to, const float* table) {
+        u32 address = smem_u32(to), at = (address + TABLE_BYTES - 1) / TABLE_BYTES * TABLE_BYTES;
+        Table::spread(to + (at - address), table);
+        return {at | lane_id() * 4};
+    }
+    __device__ float of(u32 word, u32 position) const {
+        u32 moved = position < 7 ? word << (7 - position) : word >> (position - 7);
+        return load_shared_f32((moved & 0x780u) | lane);
+    }
+};
 
 // 32 codes of one row, with their scale.
 struct Chunk {
@@ -27,19 +46,16 @@ struct Chunk {
         }
         return chunk;
     }
-    // Codes 2i and 2i + 1, which a byte holds, expanded and rounded.
-    __device__ u32 pair(u32 i, const float* values) const {
-        u32 byte = words[i / 4] >> (i % 4 * 8);
-        return pack_bf16x2(values[(byte >> 4 & 15) * WARP_SIZE] * scale, values[(byte & 15) * WARP_SIZE] * scale);
-    }
+    // Codes 2i and 2i + 1, expanded and rounded.
+    __device__ u32 pair(u32 i, const AlignedTable& table) const { return expand_pair(words[i / 4], i % 4, table, scale); }
 };
 
 // Columns `first` to first + 15 of y [rows, outer], first = 16 · `tile`; rows at most 8, inner a multiple of 32. DECODE_BYTES of shared memory.
 __device__ inline void decode(bf16* y, const bf16* x, const Quantised& q, const bf16* bias, const bf16* h, const bf16* b, u32 rows, u32 outer,
                               u32 inner, u32 rank, u32 tile) {
     DYNAMIC_SHARED(shared);
-    const float* values = spread_table(shared, q.table);
-    float* partial = reinterpret_cast<float*>(shared + TABLE_BYTES);
+    float* partial = reinterpret_cast<float*>(shared);
+    AlignedTable table = AlignedTable::spread(shared + DECODE_SUMS, q.table);
     block_sync();
 
     Scales scales(q);
@@ -70,8 +86,8 @@ __device__ inline void decode(bf16* y, const bf16* x, const Quantised& q, const 
 #pragma unroll
                 for (u32 i = 0; i < 2; i++) {
                     u32 byte = word * 4 + i * 2;
-                    u32 left[4] = {chunks[half][0].pair(byte, values), chunks[half][1].pair(byte, values), chunks[half][0].pair(byte + 1, values),
-                                   chunks[half][1].pair(byte + 1, values)};
+                    u32 left[4] = {chunks[half][0].pair(byte, table), chunks[half][1].pair(byte, table), chunks[half][0].pair(byte + 1, table),
+                                   chunks[half][1].pair(byte + 1, table)};
                     mma_bf16_16816(sums, left, i == 0 ? right.x : right.z, i == 0 ? right.y : right.w);
                 }
             }

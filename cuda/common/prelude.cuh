@@ -15,9 +15,11 @@
 //   ldmatrix_x4_trans(r, row)         the same, each transposed
 //   mma_bf16_16816(d, a, b0, b1)      d += a · b: 16x16 by 16x8, f32 sums (fragments: PTX ISA, mma.m16n8k16)
 //   load16(p), store16(p, v)          16 bytes of global memory, aligned; load16_stream(p) for what is read once
+//   load_shared_f32(at)               a value at an address of shared memory, where computing a pointer would cost an instruction more
 //   atomic_add_f32(p, v)              in global memory; the order of additions is not fixed
 //   atomic_cas_u32(p, old, v)         in global memory: v if old stood there; what stood there
 //   f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16, pack_bf16x2(low, high)   conversions, to the nearest, ties to even
+//   exp2_fast(v)                      2^v by one instruction, good to 2 ulp; exp2f spends three more on subnormal results
 //   f32_to_bits, f32_from_bits        the same 32 bits
 //
 // Hopper's wgmma, mbarriers and bulk copies are not wrapped yet; they come with the first kernel that uses them.

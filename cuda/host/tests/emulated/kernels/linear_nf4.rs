@@ -92,7 +92,7 @@ fn product(
     match rung {
         Rung::Tile => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
         Rung::Gemv => call.launch([outer.div_ceil(4), 1, 1], [128, 1], 2048),
-        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 6144),
+        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 7168),
         Rung::Gemm => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
         Rung::Large => call.launch([outer.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
     }
@@ -366,7 +366,7 @@ fn several_weights_in_one_launch() {
             }
             let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(group);
             let call = call.sizes(&[op.weights.len(), x.dims()[0], x.dims()[1]]);
-            call.launch([blocks, 1, 1], [256, 1], 6144);
+            call.launch([blocks, 1, 1], [256, 1], 7168);
             session.back_all(&outputs)
         },
     );

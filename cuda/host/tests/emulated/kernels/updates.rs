@@ -107,7 +107,15 @@ fn adamw8bit() {
         CASES,
         |d| {
             let (count, p_type, g_type) = (d.of(&[1, 200, 256, 700]), d.parameter(), d.parameter());
-            let (p, g) = (d.dense(&[count], p_type), d.dense(&[count], g_type));
+            let p = d.dense(&[count], p_type);
+            // Now and then a gradient that is not finite, or whose square is not.
+            let g: Vec<f64> = (0..count)
+                .map(|_| match d.rng.below(30) {
+                    0 => [f64::NAN, f64::INFINITY, 1e30][d.rng.below(3)],
+                    _ => f64::from(d.rng.normal()),
+                })
+                .collect();
+            let g = Tensor::from_f64(&g, &[count], g_type, &Device::cpu()).unwrap();
             let cpu = Device::cpu();
             let codes = || Tensor::zeros(&[count], DType::U8, &cpu).unwrap();
             let blocks = || Tensor::zeros(&[count.div_ceil(AdamW8bit::BLOCK)], DType::F32, &cpu).unwrap();
