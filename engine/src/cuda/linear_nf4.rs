@@ -12,7 +12,7 @@ use crate::{DType, Input, Kernel, Op, Output, Result};
 /// Shared memory of the kernels on tensor cores, small and large, and of those for few rows without and with them.
 const MMA_SHARED: [usize; 2] = [22_528, 43_008];
 const GEMV_SHARED: usize = 2048;
-const DECODE_SHARED: usize = 6144;
+const DECODE_SHARED: usize = 7168;
 /// Columns of a block of a decode kernel.
 const DECODE_COLUMNS: usize = 16;
 /// Most weights of a group that is one launch.
@@ -85,7 +85,7 @@ impl Kernel<LinearNf4> for Cuda {
         let weight = self.packed(name, &op.format, &inputs[1..=places.weight])?;
         let bias = places.bias.map(|at| self.dense(name, &inputs[at])).transpose()?;
         let low = low.as_ref().map(|(h, b, rank)| (*h, b, *rank));
-        self.linear_nf4(name, &rows, &weight, bias.map_or(0, |bias| bias.address), low, y)
+        self.linear_nf4(name, &rows, &weight, bias.as_ref().map_or(0, |bias| bias.address), low, y)
     }
 }
 

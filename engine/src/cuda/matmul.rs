@@ -126,7 +126,7 @@ impl Kernel<MatMul> for Cuda {
             None => (format!("matmul_tile_{types}"), vec![a.row, a.col, b.row, b.col]),
         };
         let mut launch = self.kernel(name, entry, name);
-        launch.output(y).at(a.address).at(b.address).at(bias.map_or(0, |bias| bias.address));
+        launch.output(y).at(a.address).at(b.address).at(bias.as_ref().map_or(0, |bias| bias.address));
         for stack in [&a.stack, &b.stack] {
             launch.layout(&View::of(stack.iter().copied()).words());
         }
