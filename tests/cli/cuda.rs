@@ -39,7 +39,7 @@ fn without_a_driver_devices_says_why() {
     assert!(!why.contains('\n'), "{why}");
     let text = roentgen(["devices"]).ok().stdout;
     assert!(text.lines().any(|line| line.starts_with("cuda") && line.contains(why)), "{text}");
-    roentgen(["devices", "--device", "cuda"]).fails(&["cuda: ", why]);
+    roentgen(["generate", "--prompt", "x", "--device", "cuda"]).fails(&["cuda: ", why]);
 }
 
 /// Every stage of the tiny model, its loss and gradients, as PyTorch computes them.

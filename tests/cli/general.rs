@@ -60,8 +60,8 @@ fn devices_says_what_is_here_and_what_is_not() {
 
 #[test]
 fn an_absent_backend_or_path_is_an_error() {
-    roentgen(["devices", "--device", "cuda:200"]).fails(&["cuda: "]);
-    roentgen(["devices", "--device", "wgpu:no such adapter"]).fails(&["no adapter"]);
+    roentgen(["generate", "--prompt", "x", "--device", "cuda:200"]).fails(&["cuda: "]);
+    roentgen(["generate", "--prompt", "x", "--device", "wgpu:no such adapter"]).fails(&["no adapter"]);
     finish(command().arg("devices").env("ROENTGEN_CPU", "mmx")).fails(&["ROENTGEN_CPU=mmx", "portable"]);
     let portable = finish(command().args(["devices", "--json"]).env("ROENTGEN_CPU", "portable")).ok();
     assert_eq!(portable.json()["cpu"]["path_in_use"], "portable");
