@@ -30,16 +30,6 @@ struct View {
 struct Rows {
     View rows;
     u32 step;
-
-    // Whether row r lies at r · n without gaps.
-    __device__ bool dense(u32 n) const { return step == 1 && rows.rank == 1 && (rows.strides[0] == n || rows.sizes[0] <= 1); }
-    // Whether each row lies without gaps and begins at a multiple of `elements`.
-    __device__ bool whole(u32 elements) const {
-        bool fits = step == 1;
-#pragma unroll
-        for (u32 d = 0; d < 6; d++) fits = fits && (d >= rows.rank || rows.sizes[d] <= 1 || rows.strides[d] % elements == 0);
-        return fits;
-    }
 };
 
 // [B, S, H, D] with contiguous D.

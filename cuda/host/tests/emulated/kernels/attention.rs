@@ -3,10 +3,10 @@
 use engine::ops::{Attention, AttentionGrad};
 use engine::{Application, DType, Device, Op, Tensor, apply};
 
-use super::agrees;
 use super::call::{Call, On};
 use super::draw::{Draw, captured};
-use crate::session::{Session, check};
+use super::hold;
+use crate::session::Session;
 
 #[derive(Clone, Copy, Debug)]
 struct Case {
@@ -144,13 +144,9 @@ type Run = fn(&Session, Case, &Application, Rung) -> Vec<Tensor>;
 
 fn all(cases: &[(Case, Rung)], dtypes: &[DType], make: fn(Case, DType) -> Application, run: Run) {
     let made =
-        |&(case, rung): &(Case, Rung)| dtypes.iter().map(move |&dtype| (case, rung, make(case, dtype)));
+        |&(case, rung): &(Case, Rung)| dtypes.iter().map(move |&dtype| (make(case, dtype), (case, rung)));
     let cases: Vec<_> = cases.iter().flat_map(made).collect();
-    check(|session| {
-        for (case, rung, application) in &cases {
-            agrees(application, &run(session, *case, application, *rung));
-        }
-    });
+    hold(&cases, |session, application, &(case, rung)| run(session, case, application, rung));
 }
 
 /// Few tokens, in all ways of seeing each other.

@@ -151,7 +151,7 @@ enum Arg {
     Heads(Heads),
     Blocks(Blocks),
     Factors(Factors),
-    Group(Group),
+    Group(Box<Group>),
     U32(u32),
     I32(i32),
     F32(f32),
@@ -301,8 +301,8 @@ impl Call<'_> {
         self
     }
 
-    pub(crate) fn group(mut self, group: Group) -> Self {
-        self.arguments.push(Arg::Group(group));
+    pub(crate) fn group(mut self, group: &Group) -> Self {
+        self.arguments.push(Arg::Group(Box::new(*group)));
         self
     }
 
@@ -367,7 +367,7 @@ impl Call<'_> {
                 Arg::Heads(x) => launch.arg(x),
                 Arg::Blocks(x) => launch.arg(x),
                 Arg::Factors(x) => launch.arg(x),
-                Arg::Group(x) => launch.arg(x),
+                Arg::Group(x) => launch.arg(&**x),
                 Arg::U32(x) => launch.arg(x),
                 Arg::I32(x) => launch.arg(x),
                 Arg::F32(x) => launch.arg(x),

@@ -6,8 +6,8 @@ use engine::{Application, BlockFormat, DType, Op, QuantConfig, Quantized, Rng, T
 use super::call::{Call, Group, Member, On};
 use super::draw::{Draw, captured};
 use super::quantized::{quantised, table};
-use super::{agrees, property};
-use crate::session::{Session, check};
+use super::{hold, property};
+use crate::session::Session;
 
 /// Which rung: any sizes, few rows, tensor cores on small and large tiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,7 +147,7 @@ fn backward(session: &Session, application: &Application, rung: Rung) -> Vec<Ten
         let call = dropout(call, low.as_ref().and_then(|l| l.2.dropout));
         match rung {
             Rung::Tile | Rung::Gemv | Rung::Decode => {
-                call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640)
+                call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640);
             }
             Rung::Gemm => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
             Rung::Large => call.launch([inner.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
@@ -270,16 +270,10 @@ fn matrix_units() {
         let sizes = [d.of(rows), d.of(others), d.of(&[16, 96, 80])];
         layer(d, sizes, DType::BF16)
     };
-    let small: Vec<_> = (0..8).map(|seed| make(seed, &[1, 9, 70], &[3, 70])).collect();
-    let large: Vec<_> = (0..4).map(|seed| make(seed, &[9, 140], &[70, 130])).collect();
-    check(|session| {
-        for application in &small {
-            agrees(application, &forward(session, application, Rung::Gemm));
-        }
-        for application in &large {
-            agrees(application, &forward(session, application, Rung::Large));
-        }
-    });
+    let small = (0..8).map(|seed| (make(seed, &[1, 9, 70], &[3, 70]), Rung::Gemm));
+    let large = (0..4).map(|seed| (make(seed, &[9, 140], &[70, 130]), Rung::Large));
+    let cases: Vec<_> = small.chain(large).collect();
+    hold(&cases, |session, application, rung| forward(session, application, *rung));
 }
 
 #[test]
@@ -289,16 +283,10 @@ fn matrix_units_backward() {
         let sizes = [d.of(rows), d.of(&[8, 72]), d.of(inner)];
         layer_grad(d, sizes, DType::BF16)
     };
-    let small: Vec<_> = (0..8).map(|seed| make(seed, &[1, 9, 70], &[16, 80])).collect();
-    let large: Vec<_> = (0..4).map(|seed| make(seed, &[9, 140], &[80, 144])).collect();
-    check(|session| {
-        for application in &small {
-            agrees(application, &backward(session, application, Rung::Gemm));
-        }
-        for application in &large {
-            agrees(application, &backward(session, application, Rung::Large));
-        }
-    });
+    let small = (0..8).map(|seed| (make(seed, &[1, 9, 70], &[16, 80]), Rung::Gemm));
+    let large = (0..4).map(|seed| (make(seed, &[9, 140], &[80, 144]), Rung::Large));
+    let cases: Vec<_> = small.chain(large).collect();
+    hold(&cases, |session, application, rung| backward(session, application, *rung));
 }
 
 fn group(d: &mut Draw, count: usize, dtype: DType) -> Application {
@@ -364,7 +352,7 @@ fn several_weights_in_one_launch() {
                     Member::new(&outputs[i], &inputs[parts], &tables[i], format, [outer, blocks]);
                 blocks += outer.div_ceil(16);
             }
-            let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(group);
+            let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(&group);
             let call = call.sizes(&[op.weights.len(), x.dims()[0], x.dims()[1]]);
             call.launch([blocks, 1, 1], [256, 1], 7168);
             session.back_all(&outputs)

@@ -8,7 +8,7 @@ use engine::{Application, DType, Device, Op, Tensor, apply, apply_one};
 
 use super::call::{On, View};
 use super::draw::{Draw, captured};
-use super::{agrees, property};
+use super::{hold, property};
 use crate::session::{Session, check};
 
 const CASES: u64 = 12;
@@ -287,11 +287,7 @@ fn reductions() {
         (captured(Reduce::NAME, || apply_one(Reduce { kind, axes }, &[&x])), what)
     };
     let cases: Vec<_> = (0..32).map(make).collect();
-    check(|session| {
-        for (application, (rung, parts)) in &cases {
-            agrees(application, &reduce(session, application, *rung, *parts));
-        }
-    });
+    hold(&cases, |session, application, &(rung, parts)| reduce(session, application, rung, parts));
 }
 
 #[test]
@@ -300,9 +296,7 @@ fn a_maximum_keeps_nan() {
         Tensor::from_slice(&[1.0_f32, f32::NAN, 3.0, -1.0, -2.0, f32::NEG_INFINITY], &[2, 3], &Device::cpu())
             .unwrap();
     let application = captured(Reduce::NAME, || x.max(&[1]));
-    check(|session| {
-        for (rung, parts) in [(Rung::Rows, 1), (Rung::Columns, 1), (Rung::Rows, 3)] {
-            agrees(&application, &reduce(session, &application, rung, parts));
-        }
-    });
+    let ways = [(Rung::Rows, 1), (Rung::Columns, 1), (Rung::Rows, 3)];
+    let cases = ways.map(|way| (application.clone(), way));
+    hold(&cases, |session, application, &(rung, parts)| reduce(session, application, rung, parts));
 }
