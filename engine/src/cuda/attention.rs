@@ -140,11 +140,6 @@ impl Kernel<Attention> for Cuda {
     }
 }
 
-/// Shared memory of `attention_flash_grad_kv_<number>`.
-fn flash_kv_shared(number: usize) -> usize {
-    512 * (number + 8) + 512
-}
-
 impl Kernel<AttentionGrad> for Cuda {
     fn run(
         &self,
@@ -181,14 +176,14 @@ impl Kernel<AttentionGrad> for Cuda {
                     k.heads(x);
                 }
                 k.at(mask).at(lse.address).buffer(&delta).words(&sizes.words(op.causal)).float(op.scale);
-                match (flash, what) {
-                    (Some(number), "q") => k.run([sq.div_ceil(TILE), hq, b], [128, 1], 512 * (number + 8))?,
-                    (Some(number), _) => {
-                        k.run([sk.div_ceil(TILE), hkv, b], [128, 1], flash_kv_shared(number))?
-                    }
-                    (None, "q") => k.run([sq.div_ceil(4), hq, b], [128, 1], 48 * d)?,
-                    (None, _) => k.run([sk.div_ceil(4), hkv, b], [128, 1], 64 * d)?,
-                }
+                let (places, heads) = if what == "q" { (sq, hq) } else { (sk, hkv) };
+                let (tile, shared) = match (flash, what) {
+                    (Some(number), "q") => (TILE, 512 * (number + 8)),
+                    (Some(number), _) => (TILE, 512 * (number + 8) + 512),
+                    (None, "q") => (4, 48 * d),
+                    (None, _) => (4, 64 * d),
+                };
+                k.run([places.div_ceil(tile), heads, b], [128, 1], shared)?;
             }
             Ok(())
         })

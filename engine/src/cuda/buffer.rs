@@ -79,20 +79,19 @@ impl Pool {
     pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<CudaBuffer> {
         let class = size_class(bytes)?;
         let mut idle = self.idle.lock().unwrap();
-        let block = match idle.take(class) {
-            Some(block) => block,
-            None => {
-                self.give_back(idle.make_room(class));
-                match self.create(class) {
-                    Some(block) => block,
-                    None if idle.idle > 0 => {
-                        // What lies idle may be all that is missing; it is free when the stream has come to it.
-                        self.give_back(idle.all());
-                        self.stream.synchronize().ok()?;
-                        self.create(class)?
-                    }
-                    None => return None,
+        let block = if let Some(block) = idle.take(class) {
+            block
+        } else {
+            self.give_back(idle.make_room(class));
+            match self.create(class) {
+                Some(block) => block,
+                None if idle.idle > 0 => {
+                    // What lies idle may be all that is missing; it is free when the stream has come to it.
+                    self.give_back(idle.all());
+                    self.stream.synchronize().ok()?;
+                    self.create(class)?
                 }
+                None => return None,
             }
         };
         idle.live += block.class;

@@ -200,14 +200,13 @@ impl Modules {
             return Ok(function.clone());
         }
         let fail = |e: String| Error::Device(format!("cuda: kernel {entry} of {source}.cu: {e}"));
-        let module = match loaded.modules.get(source) {
-            Some(module) => module.clone(),
-            None => {
-                let image = image(&self.facts, source).map_err(fail)?;
-                let module = self.context.load_module(Ptx::from_binary(image)).map_err(|e| fail(text(e)))?;
-                loaded.modules.insert(source, module.clone());
-                module
-            }
+        let module = if let Some(module) = loaded.modules.get(source) {
+            module.clone()
+        } else {
+            let image = image(&self.facts, source).map_err(fail)?;
+            let module = self.context.load_module(Ptx::from_binary(image)).map_err(|e| fail(text(e)))?;
+            loaded.modules.insert(source, module.clone());
+            module
         };
         let function = Arc::new(Function::load(&self.facts, &module, entry).map_err(fail)?);
         loaded.functions.insert(entry.to_owned(), function.clone());
