@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use anyhow::Result;
 use engine::cpu::isa::{Isa, isa};
 use engine::cpu::threads;
+use engine::cuda::{Availability, DeviceFacts, availability};
 use engine::wgpu::{AdapterFacts, adapters};
 use serde::Serialize;
 
@@ -17,14 +18,44 @@ use crate::system;
 #[derive(Debug, clap::Args)]
 pub(crate) struct DevicesArgs {}
 
-/// Backends that the design names and this build does not have.
-const ABSENT: [&str; 1] = ["cuda"];
-
 #[derive(Serialize)]
 struct Devices {
     cpu: Cpu,
     wgpu: Vec<Gpu>,
-    not_in_this_build: [&'static str; 1],
+    cuda: Vec<CudaGpu>,
+    /// Why there is no CUDA device.
+    no_cuda_because: Option<String>,
+}
+
+#[derive(Serialize)]
+struct CudaGpu {
+    device: String,
+    name: String,
+    driver_cuda: String,
+    compute_capability: String,
+    multiprocessors: u32,
+    memory_bytes: u64,
+    shared_memory_per_block_bytes: u32,
+    l2_cache_bytes: u32,
+    emulated: bool,
+    kernels_from: &'static str,
+}
+
+impl From<DeviceFacts> for CudaGpu {
+    fn from(f: DeviceFacts) -> Self {
+        Self {
+            device: format!("cuda:{}", f.ordinal),
+            name: f.name,
+            driver_cuda: format!("{}.{}", f.driver / 1000, f.driver % 1000 / 10),
+            compute_capability: format!("{}.{}", f.capability[0], f.capability[1]),
+            multiprocessors: f.multiprocessors,
+            memory_bytes: f.memory,
+            shared_memory_per_block_bytes: f.shared_per_block,
+            l2_cache_bytes: f.l2,
+            emulated: f.emulated,
+            kernels_from: f.kernels,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -87,6 +118,10 @@ pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
     global.processor()?;
     let (name, cores) = system::processor();
     let memory = system::memory();
+    let (cuda, no_cuda_because) = match availability() {
+        Availability::Usable(devices) => (devices.into_iter().map(CudaGpu::from).collect(), None),
+        other => (Vec::new(), Some(other.to_string())),
+    };
     let devices = Devices {
         cpu: Cpu {
             name,
@@ -100,7 +135,8 @@ pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
             memory_available_bytes: memory.map(|m| m.1),
         },
         wgpu: adapters().into_iter().map(Gpu::from).collect(),
-        not_in_this_build: ABSENT,
+        cuda,
+        no_cuda_because,
     };
     if global.json {
         output::json(&devices)?;
@@ -169,8 +205,28 @@ impl Devices {
                 "no adapter: a Vulkan, Metal or DirectX 12 driver is needed".into(),
             ]);
         }
-        for name in self.not_in_this_build {
-            rows.push(vec![name.into(), "not in this build".into()]);
+        for gpu in &self.cuda {
+            rows.push(vec![
+                gpu.device.clone(),
+                format!(
+                    "{} (compute capability {}; CUDA {})",
+                    gpu.name, gpu.compute_capability, gpu.driver_cuda
+                ),
+            ]);
+            rows.push(vec![
+                "  offers".into(),
+                format!(
+                    "{} multiprocessors; {} of memory, {} of L2; blocks with {} of shared memory; kernels from {}",
+                    gpu.multiprocessors,
+                    output::bytes(gpu.memory_bytes),
+                    output::bytes(gpu.l2_cache_bytes.into()),
+                    output::bytes(gpu.shared_memory_per_block_bytes.into()),
+                    gpu.kernels_from
+                ),
+            ]);
+        }
+        if let Some(why) = &self.no_cuda_because {
+            rows.push(vec!["cuda".into(), why.clone()]);
         }
         output::table(&[("", Align::Left), ("", Align::Left)], &rows)
     }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use engine::Device;
 use engine::cpu::{isa, threads};
+use engine::cuda::{Availability, availability};
 use engine::wgpu::adapters;
 
 /// Options of every command.
@@ -41,8 +42,8 @@ enum DeviceChoice {
     Cpu,
     /// The GPU whose name has this in it; without it, the first.
     Wgpu(Option<String>),
-    /// A backend that this build does not have.
-    Absent(String),
+    /// The NVIDIA GPU that the driver gives this number.
+    Cuda(usize),
 }
 
 impl FromStr for DeviceChoice {
@@ -53,13 +54,14 @@ impl FromStr for DeviceChoice {
             Some((name, index)) => (name, Some(index)),
             None => (text, None),
         };
+        let wrong = || "expected auto, cpu, wgpu[:NAME] or cuda[:N]".to_owned();
         match (name, index) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
             ("wgpu", name) => Ok(Self::Wgpu(name.map(str::to_owned))),
-            ("cuda", None) => Ok(Self::Absent(name.into())),
-            ("cuda", Some(n)) if n.parse::<u8>().is_ok() => Ok(Self::Absent(name.into())),
-            _ => Err("expected auto, cpu, wgpu[:NAME] or cuda[:N]".into()),
+            ("cuda", None) => Ok(Self::Cuda(0)),
+            ("cuda", Some(n)) => n.parse::<u8>().map(|n| Self::Cuda(n.into())).map_err(|_| wrong()),
+            _ => Err(wrong()),
         }
     }
 }
@@ -70,9 +72,6 @@ impl Global {
     pub(crate) fn processor(&self) -> Result<()> {
         if let Some(problem) = isa::requested_error() {
             bail!(problem);
-        }
-        if let DeviceChoice::Absent(name) = &self.device {
-            bail!("--device {name}: this build has no {name} backend; use --device cpu");
         }
         if let Some(n) = self.threads {
             threads::set_threads(usize::from(n));
@@ -85,8 +84,9 @@ impl Global {
         self.processor()?;
         match &self.device {
             DeviceChoice::Wgpu(name) => opened(Device::wgpu(name.as_deref())?),
+            DeviceChoice::Cuda(ordinal) => opened(Device::cuda(*ordinal)?),
             DeviceChoice::Auto => automatic(),
-            DeviceChoice::Cpu | DeviceChoice::Absent(_) => Ok(Device::cpu()),
+            DeviceChoice::Cpu => Ok(Device::cpu()),
         }
     }
 }
@@ -96,13 +96,21 @@ fn opened(device: Device) -> Result<Device> {
     Ok(device)
 }
 
-/// The first GPU that is none of the processor's disguises, else the processor.
+/// The first GPU that is none of the processor's disguises, by CUDA if it can be had so; else the processor.
 fn automatic() -> Result<Device> {
     // Loading drivers takes longer than many a report: not where the system has no GPU.
     if cfg!(target_os = "linux")
         && !["/dev/dri", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"].iter().any(|path| Path::new(path).exists())
     {
         return Ok(Device::cpu());
+    }
+    if let Availability::Usable(devices) = availability()
+        && let Some(gpu) = devices.into_iter().find(|gpu| !gpu.emulated)
+    {
+        let device = Device::cuda(gpu.ordinal).with_context(|| {
+            format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name)
+        })?;
+        return opened(device);
     }
     let Some(gpu) = adapters().into_iter().find(|adapter| !adapter.software) else {
         return Ok(Device::cpu());

@@ -1,33 +1,35 @@
-// embedding: y[i] = table[ids[i]] for `count` ids; rows of `row_bytes` bytes of any type. An id that is not below `rows` copies nothing and
-// puts its place, counted from 1, into `bad` (of several one); `bad` is 0 before the launch.
+// embedding: y[i] = table[ids[i]] for `count` ids; rows of n values, whose type does not matter. An id that is not below `rows` is a fault and gives
+// zeros.
 //
 // The ladder:
-//   embedding_2   a warp a row, 2 bytes a lane and step: any rows of 2- or 4-byte values
-//   embedding_16  16 bytes a lane and step: rows and tables 16-byte aligned
-#include "common/prelude.cuh"
+//   embedding_2, _4  a warp a row; 16 bytes a lane and step where rows lie so, else one value. Bytes of a value are in the name
+#include "common/layout.cuh"
 
 // Grid ⌈count/4⌉, block 128.
-template <class Part>
-__device__ inline void embedding(Part* y, const Part* table, const u32* ids, u32* bad, u32 count, u32 rows, u32 row_bytes) {
+template <class T>
+__device__ inline void embedding(T* y, const T* table, const u32* ids, u32* fault, u32 count, u32 rows, u32 n, u32 down, u32 step, u32 number) {
+    constexpr u32 LANES = 16 / sizeof(T);
     u32 i = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
     if (i >= count) return;
     u32 id = ids[i];
-    if (id >= rows) {
-        if (lane_id() == 0) *bad = i + 1;
+    bool known = id < rows;
+    if (!known && lane_id() == 0) report(fault, number, i, id);
+    y += static_cast<u64>(i) * n;
+    table += known ? static_cast<u64>(id) * down : 0;
+    if (known && step == 1 && n % LANES == 0 && aligned(y, 16) && aligned(table, 16)) {
+        for (u32 at = lane_id() * LANES; at < n; at += WARP_SIZE * LANES) store16(y + at, load16(table + at));
         return;
     }
-    u32 parts = row_bytes / sizeof(Part);
-    y += static_cast<u64>(i) * parts;
-    table += static_cast<u64>(id) * parts;
-    for (u32 part = lane_id(); part < parts; part += WARP_SIZE) y[part] = table[part];
+    for (u32 at = lane_id(); at < n; at += WARP_SIZE) y[at] = known ? table[static_cast<u64>(at) * step] : T(0);
 }
 
-#define EMBEDDING(name, Part)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(128)                                                                    \
-        name(Part* y, const Part* table, const u32* ids, u32* bad, u32 count, u32 rows, u32 row_bytes) {                 \
-        embedding(y, table, ids, bad, count, rows, row_bytes);                                                           \
-    }                                                                                                                    \
-    KERNEL(name)
+#define EMBEDDING(bytes, T)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(128)                                                                             \
+        embedding_##bytes(T* y, const T* table, const u32* ids, u32* fault, u32 count, u32 rows, u32 n, u32 down, u32 step,       \
+                          u32 number) {                                                                                           \
+        embedding(y, table, ids, fault, count, rows, n, down, step, number);                                                      \
+    }                                                                                                                             \
+    KERNEL(embedding_##bytes)
 
-EMBEDDING(embedding_2, u16)
-EMBEDDING(embedding_16, u32x4)
+EMBEDDING(2, u16)
+EMBEDDING(4, u32)

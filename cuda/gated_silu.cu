@@ -1,19 +1,22 @@
-// gated_silu: y = gate / (1 + e^(−gate)) · up; `count` contiguous values, computed in f32, rounded once.
+// gated_silu: y = gate / (1 + e^(−gate)) · up, computed in f32, rounded once.
 //
 // The ladder:
-//   gated_silu_*  a grid-stride loop, one value a thread and step
-#include "common/prelude.cuh"
+//   gated_silu_*  as unary
+#include "common/elementwise.cuh"
 
-// Any grid and block.
-#define GATED_SILU(name, T)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256) name(T* y, const T* gate, const T* up, u64 count) {            \
-        u64 step = static_cast<u64>(gridDim.x) * blockDim.x;                                                         \
-        for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {                \
-            float g = to_f32(gate[i]);                                                                               \
-            from_f32(y[i], g / (1.0f + expf(-g)) * to_f32(up[i]));                                                   \
-        }                                                                                                            \
-    }                                                                                                                \
-    KERNEL(name)
+// The exponential never overflows: far below zero the result is g·e^g, not 0.
+__device__ inline float silu_of(float g) {
+    float e = expf(-fabsf(g));
+    return (g >= 0.0f ? g : g * e) / (1.0f + e);
+}
 
-GATED_SILU(gated_silu_f32, float)
-GATED_SILU(gated_silu_bf16, bf16)
+#define GATED_SILU(suffix, T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(256)                                                                   \
+        gated_silu_##suffix(T* y, const T* gate, const T* up, View gate_view, View up_view, u32 count) {                \
+        elementwise_to(                                                                                                 \
+            y, count, [](u32, float g, float u) { return silu_of(g) * u; }, Operand<T>{gate, gate_view},     \
+            Operand<T>{up, up_view});                                                                                   \
+    }                                                                                                                   \
+    KERNEL(gated_silu_##suffix)
+
+FOR_FLOATS(GATED_SILU)

@@ -1,157 +1,182 @@
-// linear_nf4: y = x · Wᵀ (+ bias) for x [rows, in] and a 4-bit weight W [out, in]: codes two to a byte, the even element in the high half, in
-// blocks of 2^block_shift values with one scale each. A weight's value is table[code] · scale, rounded once to x's type; sums are f32, rounded
-// once. Scales are f32, or with `nested_absmax` 8-bit codes: map[code] · nested_absmax[block >> nested_shift] + offset.
+// linear_nf4: y = x · Wᵀ (+ bias) (+ h · bᵀ) for x [rows, inner] and a 4-bit weight W [outer, inner] (common/quantised.cuh). The low-rank term of an
+// adapter comes as h [rows, rank], the inner product, and b [outer, rank], scale · B, both of x's type (lora.cu). A weight's value is rounded once to x's
+// type; sums are f32, rounded once.
 //
 // The ladder:
-//   linear_nf4_gemv_*  1 to 8 rows. A warp computes one column of y for all rows: each lane reads 16 bytes (32 codes, half a block of 64) at a
-//                      time, so that a warp's read is 512 contiguous bytes of weight, and every weight is read and expanded once. The value
-//                      table lies in shared memory once per lane: 32 lanes look up 32 codes without a bank conflict. `in` is a multiple of
-//                      the block, and the block of 32.
-//   linear_nf4_gemm_*  more rows, on tensor cores: as matmul_mma, but a tile of W is expanded from codes on its way into shared memory, once per
-//                      64 rows of x. The codes of the next step are fetched into registers while this one is multiplied, and x comes by
-//                      cp.async: one barrier a step. bf16.
-#include "common/prelude.cuh"
+//   linear_nf4_tile_*   any sizes and blocks, on the ordinary units: each value of W is expanded where it is read. The reference, and the way for f32
+//   linear_nf4_gemv_*   1 to 8 rows. A warp computes one column of y for all rows: each lane reads 16 bytes (32 codes) at a time, so that a warp's read
+//                       is 512 contiguous bytes of weight, and every weight is read and expanded once. The value table lies in shared memory once per
+//                       lane: 32 lanes look up 32 codes without a bank conflict
+//   linear_nf4_decode_* the same on tensor cores, bf16: the product needs 2 instructions a weight less than multiply-adds, and memory is the limit again.
+//                       16 columns of y a block, whose 8 warps share K and add up in shared memory
+//   linear_nf4_gemm_*   more rows, on tensor cores, bf16: as matmul_mma, but a tile of W is expanded from codes on its way into shared memory, once per
+//                       64 rows of x. The codes of the next step are fetched into registers while this one is multiplied, and x comes by cp.async: one
+//                       barrier a step. The low-rank term is a continuation of K
+//   linear_nf4_large_*  the same on 128×128: each weight is expanded half as often
+#include "common/nf4.cuh"
+#include "common/nf4_decode.cuh"
 #include "common/reduce.cuh"
-#include "common/tile.cuh"
+#include "common/simt.cuh"
+
+// Grid (⌈outer/64⌉, ⌈rows/64⌉), block 256, simt::BYTES of shared memory.
+template <class T>
+__device__ inline void linear_nf4_tile(T* y, const T* x, const Quantised& q, const T* bias, const T* h, const T* b, u32 rows, u32 outer, u32 inner,
+                                       u32 rank) {
+    simt::product(
+        rows, outer, inner + rank, blockIdx.y * simt::TILE, blockIdx.x * simt::TILE, true, true,
+        [=](u32 row, u32 i) {
+            return to_f32(i < inner ? x[static_cast<u64>(row) * inner + i] : h[static_cast<u64>(row) * rank + i - inner]);
+        },
+        [=](u32 i, u32 column) {
+            if (i < inner) return round_as(T(), q.value4(static_cast<u64>(column) * inner + i));
+            return to_f32(b[static_cast<u64>(column) * rank + i - inner]);
+        },
+        [=](u32 row, u32 column, float sum) {
+            from_f32(y[static_cast<u64>(row) * outer + column], sum + (bias ? to_f32(bias[column]) : 0.0f));
+        });
+}
 
 constexpr u32 MOST_ROWS = 8;
-constexpr u32 CODES = 32;  // in the 16 bytes that a lane reads
 
-// Scales of a weight's blocks.
-struct Scales {
-    const u8* absmax;
-    const float* nested_absmax;
-    const float* map;
-    float offset;
-    u32 nested_shift;
-
-    __device__ float of(u64 block) const {
-        if (!nested_absmax) return reinterpret_cast<const float*>(absmax)[block];
-        return map[absmax[block]] * nested_absmax[block >> nested_shift] + offset;
-    }
-};
-
-// Grid ⌈out/4⌉, block 128, 2048 bytes of shared memory.
-template <class T>
-__device__ inline void linear_nf4_gemv(T* y, const T* x, const u8* codes, Scales scales, const float* table, const T* bias, u32 rows,
-                                       u32 outer, u32 inner, u32 block_shift) {
-    DYNAMIC_SHARED(shared);
-    float* values = reinterpret_cast<float*>(shared);
-    for (u32 i = threadIdx.x; i < 16 * WARP_SIZE; i += blockDim.x) values[i] = table[i / WARP_SIZE];
-    block_sync();
-    values += lane_id();
-
-    u32 column = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
-    if (column >= outer) return;
-    u64 first = static_cast<u64>(column) * inner;
-    float sums[MOST_ROWS] = {};
+// Adds this lane's share of a column to the sums of all rows, CODES (16 or 32) codes at a time.
+template <u32 CODES, class T>
+__device__ inline void add_column(float (&sums)[MOST_ROWS], const T* x, const u8* codes, const nf4::Scales& scales, const nf4::Table& table, u64 first,
+                                  u32 rows, u32 inner) {
     for (u32 at = lane_id() * CODES; at < inner; at += WARP_SIZE * CODES) {
-        float scale = scales.of((first + at) >> block_shift);
-        u32x4 packed = load16_stream(codes + (first + at) / 2);
-        u32 words[4] = {packed.x, packed.y, packed.z, packed.w};
+        float scale = scales.of(first + at);
+        u32 words[CODES / 8];
+        if constexpr (CODES == 32) {
+            u32x4 packed = load16_stream(codes + (first + at) / 2);
+            words[0] = packed.x, words[1] = packed.y, words[2] = packed.z, words[3] = packed.w;
+        } else {
+            u32x2 packed = *reinterpret_cast<const u32x2*>(codes + (first + at) / 2);
+            words[0] = packed.x, words[1] = packed.y;
+        }
 #pragma unroll
-        for (u32 word = 0; word < 4; word++) {
+        for (u32 word = 0; word < CODES / 8; word++) {
+            float weights[8];
+            nf4::expand<T>(weights, words[word], table, scale);
 #pragma unroll
-            for (u32 byte = 0; byte < 4; byte++) {
-                u32 pair = words[word] >> (8 * byte) & 0xff;
-                float even = round_as(T(), values[(pair >> 4) * WARP_SIZE] * scale);
-                float odd = round_as(T(), values[(pair & 15) * WARP_SIZE] * scale);
-                const T* inputs = x + at + word * 8 + byte * 2;
+            for (u32 row = 0; row < MOST_ROWS; row++) {
+                if (row >= rows) break;
+                float inputs[8];
+                load_values(inputs, x + static_cast<u64>(row) * inner + at + word * 8);
 #pragma unroll
-                for (u32 row = 0; row < MOST_ROWS; row++) {
-                    if (row >= rows) break;
-                    sums[row] += to_f32(inputs[static_cast<u64>(row) * inner]) * even;
-                    sums[row] += to_f32(inputs[static_cast<u64>(row) * inner + 1]) * odd;
-                }
+                for (u32 i = 0; i < 8; i++) sums[row] += inputs[i] * weights[i];
             }
         }
+    }
+}
+
+// Grid ⌈outer/4⌉, block 128, nf4::TABLE_BYTES of shared memory.
+template <class T>
+__device__ inline void linear_nf4_gemv(T* y, const T* x, const Quantised& q, const T* bias, const T* h, const T* b, u32 rows, u32 outer, u32 inner,
+                                       u32 rank) {
+    DYNAMIC_SHARED(shared);
+    nf4::Table table = nf4::Table::spread(shared, q.table);
+    block_sync();
+    u32 column = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
+    if (column >= outer) return;
+    nf4::Scales scales(q);
+    u64 first = static_cast<u64>(column) * inner;
+    float sums[MOST_ROWS] = {};
+    // Columns begin at multiples of 16 bytes, or of 8.
+    if (inner % 32 == 0) {
+        add_column<32>(sums, x, q.codes, scales, table, first, rows, inner);
+    } else {
+        add_column<16>(sums, x, q.codes, scales, table, first, rows, inner);
     }
 #pragma unroll
     for (u32 row = 0; row < MOST_ROWS; row++) {
         if (row >= rows) break;
+        for (u32 i = lane_id(); i < rank; i += WARP_SIZE) {
+            sums[row] += to_f32(h[static_cast<u64>(row) * rank + i]) * to_f32(b[static_cast<u64>(column) * rank + i]);
+        }
         float sum = warp_reduce_sum(sums[row]);
         if (lane_id() == 0) from_f32(y[static_cast<u64>(row) * outer + column], sum + (bias ? to_f32(bias[column]) : 0.0f));
     }
 }
 
-#define LINEAR_NF4_GEMV(name, T)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(128)                                                                             \
-        name(T* y, const T* x, const u8* codes, const u8* absmax, const float* nested_absmax, const float* map, const float* table, \
-             const T* bias, float offset, u32 nested_shift, u32 rows, u32 outer, u32 inner, u32 block_shift) {                    \
-        linear_nf4_gemv(y, x, codes, Scales{absmax, nested_absmax, map, offset, nested_shift}, table, bias, rows, outer, inner,   \
-                        block_shift);                                                                                             \
-    }                                                                                                                             \
-    KERNEL(name)
+#define LINEAR_NF4(suffix, T)                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                                                                      \
+        linear_nf4_tile_##suffix(T* y, const T* x, QUANTISED_POINTERS, const T* bias, const T* h, const T* b, Blocks blocks, u32 rows,     \
+                                 u32 outer, u32 inner, u32 rank) {                                                                         \
+        linear_nf4_tile(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank);                                                            \
+    }                                                                                                                                      \
+    KERNEL(linear_nf4_tile_##suffix)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(128, 8)                                                                                      \
+        linear_nf4_gemv_##suffix(T* y, const T* x, QUANTISED_POINTERS, const T* bias, const T* h, const T* b, Blocks blocks, u32 rows,     \
+                                 u32 outer, u32 inner, u32 rank) {                                                                         \
+        linear_nf4_gemv(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank);                                                            \
+    }                                                                                                                                      \
+    KERNEL(linear_nf4_gemv_##suffix)
 
-LINEAR_NF4_GEMV(linear_nf4_gemv_f32, float)
-LINEAR_NF4_GEMV(linear_nf4_gemv_bf16, bf16)
+FOR_PARAMETERS(LINEAR_NF4)
 
-// The codes of a tile of W that this thread expands: half a row, with their scale.
-struct Codes {
-    u32x2 packed;
-    float scale;
-};
+// Grid ⌈outer/16⌉, block 256, nf4::DECODE_BYTES of shared memory.
+extern "C" __global__ void __launch_bounds__(nf4::DECODE_THREADS)
+    linear_nf4_decode_bf16(bf16* y, const bf16* x, QUANTISED_POINTERS, const bf16* bias, const bf16* h, const bf16* b, Blocks blocks, u32 rows,
+                           u32 outer, u32 inner, u32 rank) {
+    nf4::decode(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank, blockIdx.x);
+}
+KERNEL(linear_nf4_decode_bf16)
 
-// Grid (⌈out/64⌉, ⌈rows/64⌉), block 128, 22528 bytes of shared memory.
-extern "C" __global__ void __launch_bounds__(tile::THREADS)
-    linear_nf4_gemm_bf16(bf16* y, const bf16* x, const u8* codes, const u8* absmax, const float* nested_absmax, const float* map,
-                         const float* table, const bf16* bias, float offset, u32 nested_shift, u32 rows, u32 outer, u32 inner,
-                         u32 block_shift) {
+// Grid (⌈outer/LINES_B⌉, ⌈rows/LINES_A⌉), block THREADS, two tiles of both operands and nf4::TABLE_BYTES of shared memory.
+template <class S>
+__device__ inline void linear_nf4_gemm(bf16* y, const bf16* x, const Quantised& q, const bf16* bias, const bf16* h, const bf16* b, u32 rows,
+                                       u32 outer, u32 inner, u32 rank) {
     DYNAMIC_SHARED(shared);
-    constexpr u32 STAGES = 2;
+    constexpr u32 X_BYTES = tile::bytes<S::LINES_A>(), W_BYTES = tile::bytes<S::LINES_B>(), PITCH = tile::pitch<tile::ALONG, S::LINES_B>();
+    static_assert(S::THREADS * 16 == S::LINES_B * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_x = smem_u32(shared);
-    u8* tiles_of_w = shared + STAGES * tile::BYTES;
-    float* values = reinterpret_cast<float*>(tiles_of_w + STAGES * tile::BYTES);
-    for (u32 i = threadIdx.x; i < 16 * WARP_SIZE; i += tile::THREADS) values[i] = table[i / WARP_SIZE];
+    u8* tiles_of_w = shared + 2 * X_BYTES;
+    nf4::Table table = nf4::Table::spread(tiles_of_w + 2 * W_BYTES, q.table);
     block_sync();
-    values += lane_id();
 
-    Scales scales{absmax, nested_absmax, map, offset, nested_shift};
-    u32 first_row = blockIdx.y * tile::ROWS, first_column = blockIdx.x * tile::ROWS;
+    nf4::Scales scales(q);
+    u32 first_row = blockIdx.y * S::LINES_A, first_column = blockIdx.x * S::LINES_B;
     // Two threads a row of W, 16 codes each.
     u32 row = threadIdx.x / 2, half = threadIdx.x % 2 * 16;
-    bool valid = first_column + row < outer;
-    u64 start = static_cast<u64>(valid ? first_column + row : 0) * inner + half;
-    // A tile's 32 columns lie in one block of the weight.
-    auto fetch = [&](u32 step) {
-        u64 at = start + step * tile::DEPTH;
-        Codes fetched;
-        fetched.packed = *reinterpret_cast<const u32x2*>(codes + at / 2);
-        fetched.scale = valid ? scales.of(at >> block_shift) : 0.0f;
-        return fetched;
-    };
-    auto expand = [&](const Codes& fetched, u8* to) {
-        u32 words[2] = {fetched.packed.x, fetched.packed.y};
-#pragma unroll
-        for (u32 word = 0; word < 2; word++) {
-            u32 pairs[4];
-#pragma unroll
-            for (u32 byte = 0; byte < 4; byte++) {
-                u32 pair = words[word] >> (8 * byte) & 0xff;
-                pairs[byte] = pack_bf16x2(values[(pair >> 4) * WARP_SIZE] * fetched.scale, values[(pair & 15) * WARP_SIZE] * fetched.scale);
-            }
-            *reinterpret_cast<u32x4*>(to + row * tile::PITCH + (half + 8 * word) * 2) = {pairs[0], pairs[1], pairs[2], pairs[3]};
-        }
+    u64 start = static_cast<u64>(first_column + row) * inner + half;
+    auto fetch = [&](u32 at) {
+        return nf4::Codes::fetch(q.codes, scales, start + at, first_column + row < outer && at + half < inner);
     };
 
-    u32 steps = inner / tile::DEPTH;
-    tile::load(tiles_of_x, x, first_row, rows, 0, inner);
+    u32 steps = ceil_div(inner, tile::DEPTH);
+    tile::load<tile::ALONG, S::LINES_A, S::THREADS>(tiles_of_x, x, first_row, rows, 0, inner, inner);
     cp_async_commit();
-    Codes next = fetch(0);
-    tile::Sums sums;
+    nf4::Codes next = fetch(0);
+    tile::Sums<S> sums;
     for (u32 step = 0; step < steps; step++) {
-        u32 stage = step % STAGES * tile::BYTES;
+        u32 stage = step % 2, at = (step + 1) * tile::DEPTH;
         // Read last two steps ago, before the barrier of the last.
-        expand(next, tiles_of_w + stage);
+        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + half * 2, table);
         cp_async_wait<0>();
         block_sync();
         if (step + 1 < steps) {
-            tile::load(tiles_of_x + (tile::BYTES - stage), x, first_row, rows, (step + 1) * tile::DEPTH, inner);
+            tile::load<tile::ALONG, S::LINES_A, S::THREADS>(tiles_of_x + (1 - stage) * X_BYTES, x, first_row, rows, at, inner, inner);
             cp_async_commit();
-            next = fetch(step + 1);
+            next = fetch(at);
         }
-        sums.add(tiles_of_x + stage, smem_u32(tiles_of_w + stage));
+        sums.template add<tile::ALONG, tile::ALONG>(tiles_of_x + stage * X_BYTES, smem_u32(tiles_of_w + stage * W_BYTES));
+    }
+    for (u32 at = 0; at < rank; at += tile::DEPTH) {
+        block_sync();
+        nf4::load_any<S::LINES_A, S::THREADS>(shared, h, first_row, rows, at, rank);
+        nf4::load_any<S::LINES_B, S::THREADS>(tiles_of_w, b, first_column, outer, at, rank);
+        block_sync();
+        sums.template add<tile::ALONG, tile::ALONG>(tiles_of_x, smem_u32(tiles_of_w));
     }
     sums.store(y, bias, first_row, rows, first_column, outer);
 }
-KERNEL(linear_nf4_gemm_bf16)
+
+#define LINEAR_NF4_GEMM(rung, S)                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(tile::S::THREADS)                                                                      \
+        linear_nf4_##rung##_bf16(bf16* y, const bf16* x, QUANTISED_POINTERS, const bf16* bias, const bf16* h, const bf16* b, Blocks blocks, \
+                                 u32 rows, u32 outer, u32 inner, u32 rank) {                                                            \
+        linear_nf4_gemm<tile::S>(y, x, QUANTISED, bias, h, b, rows, outer, inner, rank);                                                \
+    }                                                                                                                                   \
+    KERNEL(linear_nf4_##rung##_bf16)
+
+LINEAR_NF4_GEMM(gemm, Small)
+LINEAR_NF4_GEMM(large, Large)

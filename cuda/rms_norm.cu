@@ -1,67 +1,59 @@
-// rms_norm: y = round(x / √(mean(x²) + eps)) · w over rows of n values; x contiguous [rows, n], w [n]. The normalised value is rounded to
-// x's type before the weight multiplies it (Llama). Sums are f32, in an order that n alone decides.
+// rms_norm: y = round(x / √(mean(x²) + eps)) · w over rows of n values; x [rows…, n], w [n]. The normalised value is rounded to x's type before the
+// weight multiplies it (Llama). Sums are f32, in an order that n alone decides.
 //
-// The ladder:
-//   rms_norm_warp_*   one warp a row, which it reads twice; any n
-//   rms_norm_block_*  one block a row, read once, 16 bytes a thread at a time, and kept in registers: n a multiple of 8, at most 8192. The
-//                     operation does 4 FLOPs for each value that it moves: reading once is all there is to gain
-#include "common/prelude.cuh"
-#include "common/reduce.cuh"
+// The ladder, of which a block picks its rung:
+//   any row      two passes over it, by common/rows.cuh: the second finds it in L1
+//   whole rows   of 16-byte parts, at most four a thread: read once and kept in registers. The operation does 4 FLOPs for each value that it moves:
+//                reading once is all there is to gain
+#include "common/rows.cuh"
 
-// Grid ⌈rows/4⌉, block 128.
+// Parts of 16 bytes that a thread keeps.
+constexpr u32 KEPT = 4;
+
+// Grid `rows`, block 256, BLOCK_REDUCE_BYTES of shared memory.
 template <class T>
-__device__ inline void rms_norm_warp(T* y, const T* x, const T* w, u32 rows, u32 n, float eps) {
-    u32 row = blockIdx.x * (blockDim.x / WARP_SIZE) + warp_id();
-    if (row >= rows) return;
-    x += static_cast<u64>(row) * n;
-    y += static_cast<u64>(row) * n;
-    float squares = 0.0f;
-    for (u32 i = lane_id(); i < n; i += WARP_SIZE) squares += to_f32(x[i]) * to_f32(x[i]);
-    float scale = 1.0f / sqrtf(warp_reduce_sum(squares) / static_cast<float>(n) + eps);
-    for (u32 i = lane_id(); i < n; i += WARP_SIZE) from_f32(y[i], round_as(T(), to_f32(x[i]) * scale) * to_f32(w[i]));
-}
-
-#define RMS_NORM_WARP(name, T)                                                                       \
-    extern "C" __global__ void __launch_bounds__(128)                                                \
-        name(T* y, const T* x, const T* w, u32 rows, u32 n, float eps) {                             \
-        rms_norm_warp(y, x, w, rows, n, eps);                                                        \
-    }                                                                                                \
-    KERNEL(name)
-
-RMS_NORM_WARP(rms_norm_warp_f32, float)
-RMS_NORM_WARP(rms_norm_warp_bf16, bf16)
-
-// Grid `rows`, block 256, BLOCK_REDUCE_BYTES of shared memory; rows 16-byte aligned.
-extern "C" __global__ void __launch_bounds__(256)
-    rms_norm_block_bf16(bf16* y, const bf16* x, const bf16* w, u32 n, float eps) {
+__device__ inline void rms_norm(T* y, const T* x, const T* w, const Rows& rows, u32 n, float eps) {
     DYNAMIC_SHARED(shared);
-    constexpr u32 PARTS = 4;  // of 8 values: 256 · 4 · 8 = 8192
-    x += static_cast<u64>(blockIdx.x) * n;
+    constexpr u32 LANES = 16 / sizeof(T);
+    float* scratch = reinterpret_cast<float*>(shared);
+    Line<T> line = line_of(x, rows, blockIdx.x);
     y += static_cast<u64>(blockIdx.x) * n;
-    u32x4 kept[PARTS];
+    auto scale_of = [=](float squares) { return 1.0f / sqrtf(block_reduce_sum(squares, scratch) / static_cast<float>(n) + eps); };
     float squares = 0.0f;
-    auto add = [&squares](u32 pair) {
-        squares += bf16x2_low(pair) * bf16x2_low(pair) + bf16x2_high(pair) * bf16x2_high(pair);
-    };
-#pragma unroll
-    for (u32 part = 0; part < PARTS; part++) {
-        u32 at = (part * blockDim.x + threadIdx.x) * 8;
-        kept[part] = at < n ? load16(x + at) : u32x4{0, 0, 0, 0};
-        add(kept[part].x), add(kept[part].y), add(kept[part].z), add(kept[part].w);
+    bool keeps = line_wide(line, n) && aligned(w, 16) && aligned(y, 16) && n <= KEPT * LANES * blockDim.x;
+    if (!keeps) {
+        row_each(n, [&squares](u32, float v) { squares += v * v; }, line);
+        float scale = scale_of(squares);
+        row_map(y, n, [=](u32, float v, float weight) { return round_as(T(), v * scale) * weight; }, line, Line<T>{w, 1});
+        return;
     }
-    float sum = block_reduce_sum(squares, reinterpret_cast<float*>(shared));
-    float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
-    auto turn = [scale](u32 pair, u32 weights) {
-        float low = round_as(bf16(), bf16x2_low(pair) * scale) * bf16x2_low(weights);
-        float high = round_as(bf16(), bf16x2_high(pair) * scale) * bf16x2_high(weights);
-        return pack_bf16x2(low, high);
-    };
+    float kept[KEPT][LANES];
 #pragma unroll
-    for (u32 part = 0; part < PARTS; part++) {
-        u32 at = (part * blockDim.x + threadIdx.x) * 8;
-        if (at >= n) continue;
-        u32x4 v = kept[part], weights = load16(w + at);
-        store16(y + at, {turn(v.x, weights.x), turn(v.y, weights.y), turn(v.z, weights.z), turn(v.w, weights.w)});
+    for (u32 part = 0; part < KEPT; part++) {
+        u32 at = (part * blockDim.x + threadIdx.x) * LANES;
+        if (at >= n) break;
+        load_values(kept[part], line.data + at);
+#pragma unroll
+        for (u32 lane = 0; lane < LANES; lane++) squares += kept[part][lane] * kept[part][lane];
+    }
+    float scale = scale_of(squares);
+#pragma unroll
+    for (u32 part = 0; part < KEPT; part++) {
+        u32 at = (part * blockDim.x + threadIdx.x) * LANES;
+        if (at >= n) break;
+        float weights[LANES], out[LANES];
+        load_values(weights, w + at);
+#pragma unroll
+        for (u32 lane = 0; lane < LANES; lane++) out[lane] = round_as(T(), kept[part][lane] * scale) * weights[lane];
+        store_values(y + at, out);
     }
 }
-KERNEL(rms_norm_block_bf16)
+
+#define RMS_NORM(suffix, T)                                                                             \
+    extern "C" __global__ void __launch_bounds__(256)                                                   \
+        rms_norm_##suffix(T* y, const T* x, const T* w, Rows rows, u32 n, float eps) {                  \
+        rms_norm(y, x, w, rows, n, eps);                                                                \
+    }                                                                                                   \
+    KERNEL(rms_norm_##suffix)
+
+FOR_FLOATS(RMS_NORM)

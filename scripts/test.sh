@@ -61,6 +61,19 @@ for f in glob.glob("target/test-data/nvrtc/*.whl"):
     fi
     [ ! -f "$nvrtc/nvidia/cu13/lib/libnvrtc.so.13" ] || export ROENTGEN_NVRTC="$PWD/$nvrtc/nvidia/cu13/lib"
 fi
+# Its disassembler, which shows that kernels use the matrix units.
+if [ -z "${ROENTGEN_NVDISASM:-}" ]; then
+    if [ ! -f "$nvrtc/nvidia/cu13/bin/nvdisasm" ]; then
+        if python3 -m pip download -q --no-deps -d "$nvrtc" nvidia-cuda-nvdisasm==13.2.86; then
+            python3 -m zipfile -e "$nvrtc"/nvidia_cuda_nvdisasm-*.whl "$nvrtc"
+            chmod +x "$nvrtc/nvidia/cu13/bin/nvdisasm"
+            rm -f "$nvrtc"/*.whl
+        else
+            echo "SKIP: nvidia-cuda-nvdisasm cannot be downloaded; the kernels' instructions are not checked" >&2
+        fi
+    fi
+    [ ! -f "$nvrtc/nvidia/cu13/bin/nvdisasm" ] || export ROENTGEN_NVDISASM="$PWD/$nvrtc/nvidia/cu13/bin/nvdisasm"
+fi
 
 log="target/test.log"
 mkdir -p target

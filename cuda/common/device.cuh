@@ -70,7 +70,20 @@ __device__ inline u32x4 load16_stream(const void* from) {
 }
 __device__ inline void store16(void* to, u32x4 v) { *static_cast<u32x4*>(to) = v; }
 
+__device__ inline float load_shared_f32(u32 from) {
+    float v;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
+    return v;
+}
+
 __device__ inline void atomic_add_f32(float* to, float value) { atomicAdd(to, value); }
+__device__ inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value) { return atomicCAS(at, expected, value); }
+
+__device__ inline float exp2_fast(float v) {
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(v));
+    return r;
+}
 
 __device__ inline u32 f32_to_bits(float v) { return __float_as_uint(v); }
 __device__ inline float f32_from_bits(u32 v) { return __uint_as_float(v); }
@@ -84,5 +97,15 @@ __device__ inline bf16 f32_to_bf16(float v) {
 __device__ inline u32 pack_bf16x2(float low, float high) {
     u32 r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+__device__ inline float f16_to_f32(f16 v) {
+    float r;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(v.bits));
+    return r;
+}
+__device__ inline f16 f32_to_f16(float v) {
+    f16 r;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(v));
     return r;
 }

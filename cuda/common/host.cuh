@@ -111,6 +111,10 @@ inline void store16(void* to, u32x4 v, CALLER) {
     *static_cast<u32x4*>(to) = v;
 }
 
+inline float load_shared_f32(u32 from, CALLER) {
+    return *reinterpret_cast<const float*>(emulator::running->shared_at(from, 4, 4, "load_shared_f32", HERE));
+}
+
 inline void atomic_add_f32(float* to, float value, CALLER) {
     emulator::running->check_global(to, 4, 4, "atomic_add_f32", HERE);
     // Blocks run on several OS threads.
@@ -122,6 +126,12 @@ inline void atomic_add_f32(float* to, float value, CALLER) {
         current += value;
         std::memcpy(&sum, &current, 4);
     } while (!__atomic_compare_exchange_n(bits, &old, sum, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+}
+
+inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value, CALLER) {
+    emulator::running->check_global(at, 4, 4, "atomic_cas_u32", HERE);
+    __atomic_compare_exchange_n(at, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return expected;
 }
 
 inline u32 f32_to_bits(float v) {
@@ -145,4 +155,23 @@ inline u32 pack_bf16x2(float low, float high) {
     return static_cast<u32>(f32_to_bf16(low)) | static_cast<u32>(f32_to_bf16(high)) << 16;
 }
 
+inline float f16_to_f32(f16 v) {
+    u32 sign = static_cast<u32>(v.bits & 0x8000u) << 16, exponent = v.bits >> 10 & 31, fraction = v.bits & 0x3ffu;
+    if (exponent == 31) return f32_from_bits(sign | 0x7f800000u | fraction << 13);
+    if (exponent > 0) return f32_from_bits(sign | (exponent + 112) << 23 | fraction << 13);
+    float subnormal = static_cast<float>(fraction) * 0x1p-24f;
+    return sign ? -subnormal : subnormal;
+}
+// To the nearest, ties to even; every NaN becomes 0x7fff.
+inline f16 f32_to_f16(float v) {
+    u32 bits = f32_to_bits(v), sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) return {0x7fff};
+    // From halfway between the largest value and the next power of two on.
+    if (size >= 0x477ff000u) return {static_cast<u16>(sign | 0x7c00u)};
+    u32 rounded = size >= 0x38800000u ? (size - 0x38000000u + 0xfffu + (size >> 13 & 1)) >> 13
+                                      : static_cast<u32>(std::nearbyint(f32_from_bits(size) * 0x1p24f));
+    return {static_cast<u16>(sign | rounded)};
+}
+
+inline float exp2_fast(float v) { return std::exp2(v); }
 inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }

@@ -13,6 +13,11 @@ static_assert(sizeof(u16) == 2 && sizeof(u32) == 4 && sizeof(u64) == 8, "types h
 // A bf16 value is its bit pattern: the upper half of an f32.
 typedef u16 bf16;
 
+// So is an f16 value; a type of its own, or the two would be one to overloads.
+struct f16 {
+    u16 bits;
+};
+
 // Sixteen bytes, moved by one instruction.
 struct alignas(16) u32x4 {
     u32 x, y, z, w;

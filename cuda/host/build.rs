@@ -56,11 +56,7 @@ fn main() {
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let includes = [cuda.clone(), here.join("src")];
-    let mut shared = vec![here.join("build.rs")];
-    shared.extend(files(&cuda.join("common"), "cuh"));
-    shared.extend(files(&here.join("src/emulator"), "h"));
-    shared.extend(files(&here.join("src/driver"), "h"));
-    let changed = shared.iter().filter_map(|path| modified(path)).max();
+    let changed = modified(&here.join("build.rs"));
     let build = Build { compiler: &compiler, includes, sources: &sources, changed };
     build.library(&out.join("plain"), PLAIN);
     println!("cargo::rustc-cfg=stand_in");
@@ -82,7 +78,7 @@ struct Build<'a> {
     compiler: &'a str,
     includes: [PathBuf; 2],
     sources: &'a [PathBuf],
-    /// When a header, or this file, changed last.
+    /// When this file changed last.
     changed: Option<SystemTime>,
 }
 
@@ -117,9 +113,14 @@ impl Build<'_> {
         fs::copy(&target, &link).expect("a second name for the library");
     }
 
-    /// Does nothing if the object is newer than all it is made of: a change elsewhere in `cuda/` costs no compilation.
+    /// Does nothing if the object is newer than all it is made of, which the compiler has listed beside it: a change elsewhere in `cuda/`
+    /// costs no compilation.
     fn compile(&self, source: &Path, object: &Path, flags: &[&str]) {
-        if modified(object) > self.changed.max(modified(source)) {
+        let list = object.with_extension("d");
+        let parts = fs::read_to_string(&list).unwrap_or_default().replace("\\\n", " ");
+        let mut parts = parts.split_whitespace().skip(1).map(|part| modified(Path::new(part))).peekable();
+        let fresh = |part: Option<SystemTime>| part.is_some() && part < modified(object);
+        if parts.peek().is_some() && fresh(self.changed) && parts.all(fresh) {
             return;
         }
         let mut command = Command::new(self.compiler);
@@ -127,6 +128,7 @@ impl Build<'_> {
         for include in &self.includes {
             command.arg("-I").arg(include);
         }
+        command.arg("-MMD").arg("-MF").arg(&list);
         run(command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(object));
     }
 }

@@ -48,7 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::memory::{Memory, current_tag};
-use crate::{Cpu, DType, Error, Layout, Op, Result, Tensor, Wgpu};
+use crate::{Cpu, Cuda, DType, Error, Layout, Op, Result, Tensor, Wgpu};
 
 /// A way to hold buffers and run kernels on them.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -111,7 +111,7 @@ pub struct Output<'a, B: Backend> {
 }
 
 /// The backends of this build, as a tuple.
-pub type Compiled = (Cpu, Wgpu);
+pub type Compiled = (Cpu, Wgpu, Cuda);
 
 /// A tuple of backends that all have a kernel for `O`.
 pub trait Offers<O: Op> {

@@ -3,6 +3,7 @@
 mod batch;
 mod bench;
 mod bench_model;
+mod cuda;
 mod eval;
 mod general;
 mod generate;

@@ -3,7 +3,7 @@ use engine::weights::Weights;
 use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
-use crate::harness::{Expect, Operand, Source, cases, compare, devices, full_dims, same_bits, seed};
+use crate::harness::{Expect, Operand, Source, cases, compare, devices, fixture, full_dims, same_bits, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -67,8 +67,7 @@ proptest! {
 /// Five steps of `torch.optim.AdamW` on gradients from 10⁻³ to 10, without and with weight decay.
 #[test]
 fn agrees_with_torch() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/optim/adamw.safetensors");
-    let file = Weights::open(path).unwrap();
+    let file = Weights::open(fixture("optim/adamw.safetensors")).unwrap();
     let device = Device::cpu();
     let read = |name: &str| file.require(name).unwrap().to_f32().unwrap();
     let load = |name: &str| Tensor::from_slice(&read(name), &[64], &device).unwrap();

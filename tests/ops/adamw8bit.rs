@@ -4,7 +4,7 @@ use engine::{Codebook, DType, Device, Tensor, apply_in_place};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use crate::harness::{Check, Expect, Source, cases, compare, devices, same_bits, seed};
+use crate::harness::{Check, Expect, Source, cases, compare, devices, fixture, same_bits, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -123,8 +123,7 @@ proptest! {
 /// Three steps of bitsandbytes' CPU backend, each from its own state before.
 #[test]
 fn agrees_with_bitsandbytes() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/optim/adamw8bit_cpu.safetensors");
-    let file = Weights::open(path).unwrap();
+    let file = Weights::open(fixture("optim/adamw8bit_cpu.safetensors")).unwrap();
     let device = Device::cpu();
     let tensor = |name: &str| {
         let entry = file.require(name).unwrap();

@@ -4,7 +4,7 @@ use engine::{DType, Device, Tensor, apply};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Operand, Source, cases, compare, devices, float, same_bits, seed};
+use crate::harness::{Expect, Operand, Source, cases, compare, devices, fixture, float, same_bits, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -80,8 +80,7 @@ fn a_real_vocabulary_and_threads() {
 /// Values and gradient of transformers' `ForCausalLMLoss`: labels shifted by one, mean over those that count.
 #[test]
 fn agrees_with_torch() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/optim/loss.safetensors");
-    let file = Weights::open(path).unwrap();
+    let file = Weights::open(fixture("optim/loss.safetensors")).unwrap();
     let read = |name: &str| file.require(name).unwrap().to_f32().unwrap();
     let device = Device::cpu();
     // `labels` in the fixture's train_misc.json.

@@ -1,5 +1,10 @@
 //! Operands, and the comparison of an operation with its oracle on every device.
 
+use std::cell::Cell;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use cuda_host::{Schedule, StandIn};
 use engine::cpu::threads;
 use engine::{DType, Device, Result, Rng, Tensor};
 use proptest::prelude::*;
@@ -19,20 +24,66 @@ pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Threads that the suite asks for, so that a machine with one core runs the parallel code too.
 const THREADS: usize = 3;
 
-/// Which device the suite runs on: `cpu`, unless this says `wgpu`.
+/// Which device the suite runs on: `cpu`, unless this says `wgpu` or `cuda`.
 pub(crate) const DEVICE: &str = "ROENTGEN_TEST_DEVICE";
 
 pub(crate) use roentgen_oracle::gpu::gpu;
 
-/// The device that the suite runs on. `paths` runs it again on the GPU, with fewer draws: software ones are slow.
+/// The CUDA device of these tests, and the stand-in driver's controls if it is emulated: with `ROENTGEN_CUDA=device` this machine's GPU.
+/// `None`, said once, where there is none; `REQUIRE_CUDA=1` makes that a failure.
+pub(crate) fn cuda() -> Option<(Device, Option<&'static StandIn>)> {
+    static CUDA: OnceLock<Option<(Device, Option<&'static StandIn>)>> = OnceLock::new();
+    let open = || {
+        let hardware = std::env::var_os("ROENTGEN_CUDA").is_some_and(|v| v == "device");
+        let stand_in = if hardware { None } else { Some(cuda_host::load()?) };
+        match Device::cuda(0) {
+            Ok(device) => Some((device, stand_in)),
+            Err(e) if cuda_host::required() => panic!("{e}"),
+            Err(e) => {
+                println!("SKIP: {e}");
+                None
+            }
+        }
+    };
+    CUDA.get_or_init(open).clone()
+}
+
+/// As [`cuda`], for one check: each uses the next of the emulator's schedules.
+fn next_cuda() -> Option<Device> {
+    thread_local!(static TURN: Cell<usize> = const { Cell::new(0) });
+    let (device, stand_in) = cuda()?;
+    if let Some(stand_in) = stand_in {
+        let turn = TURN.replace(TURN.get() + 1);
+        stand_in.set_schedule(Schedule { seed: turn as u64, ..Schedule::ALL[turn % 4] });
+    }
+    Some(device)
+}
+
+/// What the emulator found wrong beside results: stray writes, leaks. Fails the test that looks first.
+fn no_failures() -> Check {
+    if let Some((_, Some(stand_in))) = cuda() {
+        let failures = stand_in.take_failures();
+        prop_assert!(failures.is_empty(), "{failures:#?}");
+    }
+    Ok(())
+}
+
+/// The device that the suite runs on. `paths` runs it again on GPUs, with fewer draws: software ones are slow.
 pub(crate) fn devices() -> Vec<Device> {
     // Only the first call before the first kernel counts; later ones change nothing.
     threads::set_threads(THREADS);
     match std::env::var(DEVICE).as_deref() {
         Err(_) | Ok("cpu") => vec![Device::cpu()],
         Ok("wgpu") => gpu().into_iter().collect(),
-        Ok(other) => panic!("{DEVICE}={other}: expected cpu or wgpu"),
+        Ok("cuda") => next_cuda().into_iter().collect(),
+        Ok(other) => panic!("{DEVICE}={other}: expected cpu, wgpu or cuda"),
     }
+}
+
+/// A fixture of other systems' results: of this repository, or of the folder that `ROENTGEN_FIXTURES` names, for tests that run elsewhere.
+pub(crate) fn fixture(name: &str) -> PathBuf {
+    let here = || concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures").into();
+    std::env::var_os("ROENTGEN_FIXTURES").map_or_else(here, PathBuf::from).join(name)
 }
 
 /// `cases` draws of a property, or what `PROPTEST_CASES` says.
@@ -184,11 +235,11 @@ pub(crate) fn check(
 ) -> Check {
     for device in devices() {
         let inputs = operands.iter().map(|o| o.on(&device)).collect::<Result<Vec<_>>>()?;
-        let got = f(&inputs)?;
+        let got = f(&inputs).map_err(|e| TestCaseError::fail(format!("{device}: {e}; from {operands:?}")))?;
         compare(&got, expect)
             .map_err(|e| TestCaseError::fail(format!("{device}: {e}; from {operands:?}")))?;
     }
-    Ok(())
+    no_failures()
 }
 
 /// Compares one tensor.

@@ -1,11 +1,12 @@
-//! The whole suite on every instruction-set path of the processor, and on the GPU at every width that a software one has.
+//! The whole suite on every instruction-set path of the processor, on the GPU at every width that a software one has, and on several
+//! emulated CUDA devices.
 
 use std::process::Command;
 
 use engine::cpu::isa::{Isa, isa};
 use engine::wgpu::adapters;
 
-use crate::harness::{DEVICE, gpu};
+use crate::harness::{DEVICE, cuda, gpu};
 
 /// Set in the processes that these tests start, so that they start none.
 const MARKER: &str = "ROENTGEN_TEST_CHILD";
@@ -68,10 +69,6 @@ fn the_gpu_passes_at_every_width_of_subgroups() {
     if gpu().is_none() {
         return;
     }
-    let cases = |most: usize| {
-        let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
-        asked.unwrap_or(most).to_string()
-    };
     again("wgpu", &[], &[("PROPTEST_CASES", &cases(12))]);
     if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
         // 256 is what it does by itself.
@@ -82,4 +79,44 @@ fn the_gpu_passes_at_every_width_of_subgroups() {
         println!("SKIP: the GPU has one width of subgroups");
     }
     again("wgpu", &[], &[("ROENTGEN_WGPU_LIMITS", "default"), ("PROPTEST_CASES", &cases(4))]);
+}
+
+/// Draws of a property, unless `PROPTEST_CASES` asks for others.
+fn cases(most: usize) -> String {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+    asked.unwrap_or(most).to_string()
+}
+
+/// Kernels are chosen by what the device is: the emulator's own, a small one of the Ampere generation, on which large tiles fill it, and one
+/// whose streams run as late as they may. On hardware once.
+#[test]
+fn cuda_devices_pass() {
+    if std::env::var_os(MARKER).is_some() {
+        return;
+    }
+    let Some((_, stand_in)) = cuda() else { return };
+    again("cuda", &[], &[("PROPTEST_CASES", &cases(24))]);
+    if stand_in.is_some() {
+        let small = [("ROENTGEN_EMULATOR_CAPABILITY", "8.0"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "2")];
+        again("cuda", &[], &[&small[..], &[("PROPTEST_CASES", &cases(12))]].concat());
+        again("cuda", &[], &[("ROENTGEN_EMULATOR_STREAMS", "lazy"), ("PROPTEST_CASES", &cases(4))]);
+    }
+}
+
+/// Every access of every kernel within its memory, to the byte.
+#[test]
+fn cuda_passes_with_sanitizers() {
+    if std::env::var_os(MARKER).is_some() {
+        return;
+    }
+    let Some((_, Some(_))) = cuda() else { return };
+    match cuda_host::sanitizer_environment() {
+        Some(environment) => {
+            let mut settings: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            let cases = cases(2);
+            settings.push(("PROPTEST_CASES", &cases));
+            again("cuda", &[], &settings);
+        }
+        None => println!("SKIP: the C++ compiler has no sanitizers"),
+    }
 }

@@ -75,6 +75,15 @@ pub fn check(application: &Application) -> Result<Outcome> {
     compare(&own, before, &after)
 }
 
+/// Compares what another device gave for `application`, whose inputs are as they were before, with the oracle.
+///
+/// # Errors
+/// If a tensor cannot be read.
+pub fn judge(application: &Application, after: &[Tensor]) -> Result<std::result::Result<Checked, Failed>> {
+    let before = application.inputs().iter().map(Values::of).collect::<Result<Vec<_>>>()?;
+    compare(application, before, after)
+}
+
 /// Compares what an application gave with the oracle; `before` are its inputs as they were.
 fn compare(application: &Application, before: Vec<Values>, after: &[Tensor]) -> Result<Outcome> {
     let after = after.iter().map(Values::of).collect::<Result<Vec<_>>>()?;

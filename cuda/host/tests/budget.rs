@@ -1,11 +1,12 @@
-//! Every kernel compiles to `sm_80` and `sm_90a`, spills nothing, and needs no more registers than the table says.
+//! Every kernel compiles to `sm_80` and `sm_90a`, spills nothing, and needs no more registers than the table says; those for the matrix units use them.
 //!
 //! `ROENTGEN_WRITE_BUDGET=1` writes the table anew; its diff shows what a change costs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use cuda_host::nvrtc;
 
@@ -87,4 +88,88 @@ fn registers_and_spills() {
             .map(|key| format!("{key:?}: no such kernel any more")),
     );
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Beginnings of kernels' names, and instructions that they must hold: products on the matrix units, fragments from shared memory, copies
+/// that nobody waits for.
+const MATRIX_UNITS: [(&str, &[&str]); 10] = [
+    ("matmul_mma_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("matmul_large_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("attention_flash_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("linear_nf4_gemm_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("linear_nf4_large_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("linear_nf4_grad_mma_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("linear_nf4_grad_large_", &["HMMA", "LDSM", "LDGSTS"]),
+    ("linear_nf4_decode_", &["HMMA"]),
+    ("linear_nf4_group_decode_", &["HMMA"]),
+    ("lora_outer_bf16", &["HMMA", "LDSM"]),
+];
+const MATRIX_SOURCES: [&str; 7] = [
+    "matmul.cu",
+    "attention.cu",
+    "attention_grad.cu",
+    "linear_nf4.cu",
+    "linear_nf4_grad.cu",
+    "linear_nf4_group.cu",
+    "lora.cu",
+];
+
+/// Instructions of each kernel in nvdisasm's listing: their names up to the first dot.
+fn instructions(listing: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut kernel = None;
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix(".text.").and_then(|l| l.strip_suffix(':')) {
+            kernel = Some(name.to_owned());
+        }
+        // `/*0a50*/ @!P0 LDGSTS.E.BYPASS.128 [R3], …`
+        let Some((_, text)) = line.strip_prefix("/*").and_then(|l| l.split_once("*/")) else { continue };
+        let word = text.split_whitespace().find(|word| !word.starts_with('@'));
+        if let (Some(kernel), Some(word)) = (&kernel, word) {
+            let name = word.split('.').next().unwrap_or_default();
+            found.entry(kernel.clone()).or_default().insert(name.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn instructions_of_the_matrix_units() {
+    if nvrtc::load().is_none() {
+        return;
+    }
+    let Some(tool) = std::env::var_os("ROENTGEN_NVDISASM") else {
+        assert!(std::env::var_os("REQUIRE_NVRTC").is_none_or(|value| value != "1"), "no nvdisasm");
+        println!(
+            "SKIP: no nvdisasm: install nvidia-cuda-nvdisasm==13.2.86 and point ROENTGEN_NVDISASM to its program"
+        );
+        return;
+    };
+    let image_file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("kernels.cubin");
+    let mut faults = Vec::new();
+    let mut unseen: BTreeSet<&str> = MATRIX_UNITS.iter().map(|(kernel, _)| *kernel).collect();
+    for source in MATRIX_SOURCES {
+        for target in TARGETS {
+            let image = nvrtc::compile(source, target).unwrap_or_else(|e| panic!("{source}: {e}"));
+            fs::write(&image_file, image.cubin).expect("a file in the target folder");
+            let listing = Command::new(&tool).arg("-c").arg(&image_file).output();
+            let listing = listing.unwrap_or_else(|e| panic!("{}: {e}", tool.display()));
+            assert!(listing.status.success(), "{source}: {}", String::from_utf8_lossy(&listing.stderr));
+            for (kernel, held) in instructions(&String::from_utf8_lossy(&listing.stdout)) {
+                for local in ["LDL", "STL"] {
+                    if held.contains(local) {
+                        faults.push(format!("{kernel} on {target} holds {local}"));
+                    }
+                }
+                for (start, wanted) in MATRIX_UNITS.iter().filter(|(start, _)| kernel.starts_with(start)) {
+                    unseen.remove(start);
+                    for missing in wanted.iter().filter(|name| !held.contains(**name)) {
+                        faults.push(format!("{kernel} on {target} lacks {missing}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(unseen.is_empty(), "no kernel begins with {unseen:?}");
 }

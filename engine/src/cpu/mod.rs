@@ -48,6 +48,7 @@ use std::sync::Arc;
 pub(crate) use adamw::Factors as AdamWFactors;
 pub use buffer::CpuBuffer;
 use buffer::{Pool, Temporary};
+pub(crate) use rope::inverse_frequencies;
 
 use crate::weights::Mapping;
 use crate::{Backend, Element, Error, Result};

@@ -39,7 +39,7 @@ multiversion! {
 }
 
 /// `theta^(−2i/D)`, i < D/2, each rounded to f32 as `1 / theta^(2i/D)` is.
-fn inverse_frequencies(theta: f32, d: usize) -> Vec<f32> {
+pub(crate) fn inverse_frequencies(theta: f32, d: usize) -> Vec<f32> {
     let power = |i: usize| f64::from(theta).powf(f64::from(2.0 * i as f32 / d as f32)) as f32;
     (0..d / 2).map(|i| 1.0 / power(i)).collect()
 }

@@ -53,6 +53,9 @@ mod recorder;
 mod recording;
 mod ticks;
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tracing::{Level, Span};
 
 use crate::backend::Device;
@@ -104,10 +107,22 @@ pub fn now() -> Option<u64> {
     tracing::dispatcher::get_default(|listener| listener.downcast_ref::<Recorder>().map(Recorder::now))
 }
 
+thread_local! {
+    /// Number of the application that this thread is in, or was in last.
+    static APPLICATION: Cell<u64> = const { Cell::new(0) };
+}
+
+/// A number that no two recorded applications share; their spans may be alike.
+pub(crate) fn application() -> u64 {
+    APPLICATION.get()
+}
+
 /// The span of one application, disabled when nobody listens.
 #[inline]
 pub(crate) fn operation<O: Op>(op: &O, device: &Device, inputs: &[Spec], outputs: &[Spec]) -> Span {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
     if tracing::span_enabled!(target: OP, Level::TRACE) {
+        APPLICATION.set(NEXT.fetch_add(1, Ordering::Relaxed));
         fields::describe(O::NAME, device, &op.cost(inputs, outputs), inputs, outputs)
     } else {
         Span::none()

@@ -1,5 +1,5 @@
 use super::Wgpu;
-use super::stream::Fault;
+use crate::fault::Fault;
 use crate::ops::{CrossEntropy, CrossEntropyGrad};
 use crate::{Input, Kernel, Op, Output, Result};
 

@@ -1,6 +1,6 @@
 use super::Wgpu;
 use super::source::Access;
-use super::stream::Fault;
+use crate::fault::Fault;
 use crate::ops::{Embedding, EmbeddingGrad, ScatterRows};
 use crate::{DType, Error, Input, Kernel, Op, Output, Result};
 

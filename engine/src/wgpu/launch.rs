@@ -5,8 +5,8 @@ use ::wgpu;
 use super::Wgpu;
 use super::buffer::WgpuBuffer;
 use super::source::{Access, Binding, Value, Variant, WORKGROUP};
-use super::stream::Fault;
 use super::view::View;
+use crate::fault::Fault;
 use crate::{DType, Error, Input, Layout, Output, Result};
 
 /// Most workgroups along one dimension of a dispatch (WebGPU's default limit).

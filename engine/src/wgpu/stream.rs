@@ -10,8 +10,8 @@ use ::wgpu;
 use super::buffer::WgpuBuffer;
 use super::timestamps::{self, Timestamps};
 use crate::Error;
-use crate::error::{Result, rule};
-use crate::layout::{Dims, MAX_RANK};
+use crate::error::Result;
+use crate::fault::Fault;
 
 /// Bytes of launch parameters that one batch holds.
 const PARAMS: u64 = 256 << 10;
@@ -30,39 +30,6 @@ const CHUNK: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Words of a fault report.
 const FAULT: usize = 4;
-
-/// How a bad index is told; the texts are those of the CPU's kernels.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
-    /// An id that is not below `rows`, in a tensor of ids of shape `dims`.
-    Id { op: &'static str, dims: Dims, rows: usize },
-    /// An index that stands twice.
-    Twice { op: &'static str },
-    /// A label that is neither ignored nor a class.
-    Label { op: &'static str, ignore: i32, classes: usize },
-}
-
-impl Fault {
-    fn error(&self, value: u32, place: u32) -> Error {
-        match *self {
-            Self::Id { op, dims, rows } => {
-                let mut index = [0; MAX_RANK];
-                let mut rest = place as usize;
-                for (i, &d) in index[..dims.len()].iter_mut().zip(dims.iter()).rev() {
-                    *i = rest % d;
-                    rest /= d;
-                }
-                rule!(op, "id {value} at {:?} is outside the {rows} rows", &index[..dims.len()])
-            }
-            Self::Twice { op } => rule!(op, "index {value} stands at two places, one of them {place}"),
-            Self::Label { op, ignore, classes } => rule!(
-                op,
-                "label {} of row {place} is neither {ignore} (ignored) nor below the vocabulary of {classes}",
-                value.cast_signed()
-            ),
-        }
-    }
-}
 
 /// What went wrong on the device, as its callbacks tell it.
 #[derive(Default)]

@@ -120,9 +120,12 @@ fn adamw8bit(case: &Case<'_>, op: &AdamW) -> Outcome {
             oracle::decode(books[i - 1].values(), &values(i), &absmax)
         };
         let (p, m, v) = (values(0), moment(1), moment(2));
-        let g: Vec<f64> = values(5).iter().map(|g| g * f64::from(op.grad_scale)).collect();
+        // A gradient whose square overflows f32 counts as one that is not finite.
+        let sound = |g: f64| if ((g as f32) * (g as f32)).is_finite() { g } else { f64::NAN };
+        let g: Vec<f64> = values(5).iter().map(|g| sound(g * f64::from(op.grad_scale))).collect();
         let [want_p, want_m, want_v] = oracle::adamw8bit(&hyper(op), [&p, &m, &v], &g);
-        let m_scale: Vec<f64> = m.iter().zip(&g).map(|(m, g)| m.abs() + g.abs()).collect();
+        let size_of = |(m, g): (&f64, &f64)| if g.is_nan() { 0.0 } else { m.abs() + g.abs() };
+        let m_scale: Vec<f64> = m.iter().zip(&g).map(size_of).collect();
         let around = |i: usize| {
             let denominator = (want_v[i] / corrections[1]).sqrt() + op.eps;
             2.0 * p[i].abs() + want_p[i].abs() + op.lr * m_scale[i] / corrections[0] / denominator

@@ -1,162 +1,260 @@
-//! `cuda/gelu.cu`, `cuda/gated_silu.cu`, `cuda/rope.cu` and `cuda/embedding.cu`.
+//! Elementwise operations, conversions and copies.
 
-use cudarc::driver::PushKernelArg;
-use half::bf16;
+use engine::ops::{
+    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
+    Unary, UnaryKind, Write,
+};
+use engine::{Application, DType, Op, Rng, Tensor, apply, apply_in_place, apply_one};
 
-use super::{Element, Values, close};
-use crate::session::{Session, check, shape};
+use super::call::{Call, On};
+use super::draw::{Draw, captured};
+use super::property;
+use crate::session::Session;
 
-/// The error function by its series, which converges everywhere; f64 is enough for |x| < 5.
-fn erf(x: f64) -> f64 {
-    let mut term = x;
-    let mut sum = x;
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
+const CASES: u64 = 12;
+
+/// Shapes of one short row up to more elements than a grid of the tests has threads.
+fn dims(d: &mut Draw) -> Vec<usize> {
+    if d.chance() {
+        vec![d.between(1, 40), 64]
+    } else {
+        let rank = d.between(1, 4);
+        d.dims(rank, 9)
     }
-    sum * std::f64::consts::FRAC_2_SQRT_PI
 }
 
-fn gelu(x: f64, exact: bool) -> f64 {
-    if exact {
-        return 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
-    }
-    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-    0.5 * x * (1.0 + inner.tanh())
+fn number<T: PartialEq>(all: &[T], kind: &T) -> u32 {
+    all.iter().position(|k| k == kind).expect("every kind is listed") as u32
 }
 
-fn gates<T: Element>(session: &Session, count: usize) {
-    let mut values = Values::new(count as u64);
-    let x: Vec<T> = values.draw::<f32>(count).into_iter().map(|v| T::of(4.0 * v)).collect();
-    let up = values.draw::<T>(count);
-    let (x_device, up_device, length) = (session.upload(&x), session.upload(&up), count as u64);
-    for exact in [0_u32, 1] {
-        let name = format!("gelu_{}", T::NAME);
-        let function = session.function(&name);
-        let mut y = session.empty::<T>(count);
-        // SAFETY: the kernel reads and writes `count` values.
-        unsafe {
-            let mut launch = session.stream.launch_builder(&function);
-            launch
-                .arg(&mut y)
-                .arg(&x_device)
-                .arg(&length)
-                .arg(&exact)
-                .launch(shape(2, 64, 0))
-                .expect("a launch");
-        }
-        // In the negative tail 1 + erf is a difference of numbers near 1: errors are relative to x.
-        let expected: Vec<_> = x.iter().map(|x| (gelu(x.f64(), exact == 1), x.f64().abs())).collect();
-        close(&session.download(&y), &expected, 1.0, 8.0, &format!("{name}, exact {exact}"));
-    }
-
-    let name = format!("gated_silu_{}", T::NAME);
-    let function = session.function(&name);
-    let mut y = session.empty::<T>(count);
-    // SAFETY: the kernel reads and writes `count` values.
-    unsafe {
-        let mut launch = session.stream.launch_builder(&function);
-        launch
-            .arg(&mut y)
-            .arg(&x_device)
-            .arg(&up_device)
-            .arg(&length)
-            .launch(shape(2, 64, 0))
-            .expect("a launch");
-    }
-    let silu = |(g, u): (&T, &T)| g.f64() / (1.0 + (-g.f64()).exp()) * u.f64();
-    let expected: Vec<_> = x.iter().zip(&up).map(silu).map(|y| (y, y.abs())).collect();
-    close(&session.download(&y), &expected, 1.0, 8.0, &name);
+/// Launches `<name>_<type>` with views of all inputs; `scalars` follow the count.
+fn elementwise(
+    session: &Session,
+    application: &Application,
+    scalars: impl for<'a> Fn(Call<'a>) -> Call<'a>,
+) -> Vec<Tensor> {
+    let (inputs, outputs) = (session.inputs(application), session.outputs(application));
+    let count = outputs[0].count();
+    let all: Vec<&On> = outputs.iter().chain(&inputs).collect();
+    let call = session.call(format!("{}_{}", application.name(), inputs[0].name())).pointers(&all);
+    let call = inputs.iter().fold(call, Call::view).size(count);
+    scalars(call).over(count);
+    session.back_all(&outputs)
 }
 
 #[test]
-fn activations() {
-    check(|session| {
-        for count in [1, 333] {
-            gates::<f32>(session, count);
-            gates::<bf16>(session, count);
-        }
-    });
-}
-
-fn rope<T: Element>(session: &Session, interleaved: bool, inverse: bool) {
-    let (tokens, heads, d, table_rows) = (5_usize, 3_usize, 12_usize, 40_usize);
-    let mut values = Values::new(d as u64);
-    let x = values.draw::<T>(tokens * heads * d);
-    let positions = [0_u32, 1, 39, 7, 7];
-    let angle = |p: usize, i: usize| p as f64 * 10_000_f64.powf(-2.0 * i as f64 / d as f64);
-    let table = |f: fn(f64) -> f64| -> Vec<f32> {
-        (0..table_rows * d / 2).map(|at| f(angle(at / (d / 2), at % (d / 2))) as f32).collect()
-    };
-    let (cosines, sines) = (session.upload(&table(f64::cos)), session.upload(&table(f64::sin)));
-    let (x_device, positions_device) = (session.upload(&x), session.upload(&positions));
-    let mut y = session.empty::<T>(x.len());
-    let name = format!("rope_{}", T::NAME);
-    let function = session.function(&name);
-    let sizes =
-        [tokens, heads, d, table_rows, usize::from(interleaved), usize::from(inverse)].map(|s| s as u32);
-    // SAFETY: sizes are those of the buffers.
-    unsafe {
-        let mut launch = session.stream.launch_builder(&function);
-        launch.arg(&mut y).arg(&x_device).arg(&positions_device).arg(&cosines).arg(&sines);
-        for size in &sizes {
-            launch.arg(size);
-        }
-        launch.launch(shape(((tokens * heads * d / 2) as u32).div_ceil(64), 64, 0)).expect("a launch");
-    }
-    let mut expected = vec![(0.0, 0.0); x.len()];
-    for (head, values) in x.chunks(d).enumerate() {
-        for i in 0..d / 2 {
-            let turn = angle(positions[head / heads] as usize, i) * if inverse { -1.0 } else { 1.0 };
-            let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + d / 2) };
-            let (a, b) = (values[first].f64(), values[second].f64());
-            let (sin, cos) = turn.sin_cos();
-            let scale = a.abs() + b.abs();
-            expected[head * d + first] = (a * cos - b * sin, scale);
-            expected[head * d + second] = (b * cos + a * sin, scale);
-        }
-    }
-    // Four roundings to the element type, of terms as large as the scale: cosine and sine, the products, the sum.
-    let in_f32 = 8.0 + 3.0 * T::ROUNDOFF / f32::ROUNDOFF;
-    close(&session.download(&y), &expected, 1.0, in_f32, &format!("{name}, {interleaved} {inverse}"));
+fn unary() {
+    use UnaryKind::{Exp, Ln, Relu, Sigmoid, Sqrt, Step, Tanh};
+    const KINDS: [UnaryKind; 7] = [Exp, Ln, Sqrt, Tanh, Sigmoid, Relu, Step];
+    property(
+        2 * CASES,
+        |d| {
+            let (dims, dtype, kind) = (dims(d), d.float(), d.of(&KINDS));
+            let positive = matches!(kind, Ln | Sqrt);
+            let x = d.placed(&dims, dtype, |rng| {
+                let x = f64::from(rng.normal());
+                if positive { x.abs() + 0.01 } else { 2.0 * x }
+            });
+            captured(Unary::NAME, || apply_one(Unary { kind }, &[&x]))
+        },
+        |session, application| {
+            let kind = application.op::<Unary>().expect("unary").kind;
+            elementwise(session, application, |call| call.word(number(&KINDS, &kind)))
+        },
+    );
 }
 
 #[test]
-fn rotations() {
-    check(|session| {
-        for interleaved in [false, true] {
-            rope::<f32>(session, interleaved, false);
-            rope::<bf16>(session, interleaved, true);
-        }
-    });
+fn affine() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype) = (dims(d), d.float());
+            let x = d.normal(&dims, dtype);
+            captured(Affine::NAME, || x.affine(-1.7, 0.3))
+        },
+        |session, application| elementwise(session, application, |call| call.float(-1.7).float(0.3)),
+    );
 }
 
 #[test]
-fn rows_of_a_table() {
-    check(|session| {
-        for (name, n) in [("embedding_2", 7_usize), ("embedding_16", 40)] {
-            let table = Values::new(1).draw::<bf16>(9 * n);
-            let ids = [3_u32, 0, 8, 3, 5];
-            let launched = |ids: &[u32]| {
-                let (table_device, ids_device) = (session.upload(&table), session.upload(ids));
-                let mut bad = session.stream.alloc_zeros::<u32>(1).expect("an allocation");
-                let mut y = session.empty::<bf16>(ids.len() * n);
-                let function = session.function(name);
-                let (count, rows, bytes) = (ids.len() as u32, 9_u32, 2 * n as u32);
-                // SAFETY: sizes are those of the buffers.
-                unsafe {
-                    let mut launch = session.stream.launch_builder(&function);
-                    launch.arg(&mut y).arg(&table_device).arg(&ids_device).arg(&mut bad);
-                    launch.arg(&count).arg(&rows).arg(&bytes).launch(shape(2, 128, 0)).expect("a launch");
-                }
-                (session.download(&y), session.download(&bad)[0])
-            };
-            let (y, bad) = launched(&ids);
-            assert_eq!(bad, 0);
-            let expected: Vec<bf16> =
-                ids.iter().flat_map(|&id| table[id as usize * n..][..n].to_vec()).collect();
-            assert_eq!(y, expected, "{name}");
-            assert_eq!(launched(&[1, 9]).1, 2, "{name}: the second id is out of range");
-        }
-    });
+fn binary() {
+    const KINDS: [BinaryKind; 4] = [BinaryKind::Add, BinaryKind::Sub, BinaryKind::Mul, BinaryKind::Div];
+    property(
+        2 * CASES,
+        |d| {
+            let (dims, dtype, kind) = (dims(d), d.float(), d.of(&KINDS));
+            let (a, b) = (d.normal(&dims, dtype), d.normal(&dims, dtype));
+            captured(Binary::NAME, || apply_one(Binary { kind }, &[&a, &b]))
+        },
+        |session, application| {
+            let kind = application.op::<Binary>().expect("binary").kind;
+            elementwise(session, application, |call| call.word(number(&KINDS, &kind)))
+        },
+    );
+}
+
+const GELU_KINDS: [GeluKind; 2] = [GeluKind::Tanh, GeluKind::Erf];
+
+#[test]
+fn gelu() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype, kind) = (dims(d), d.float(), d.of(&GELU_KINDS));
+            let x = d.normal(&dims, dtype);
+            captured(Gelu::NAME, || x.gelu(kind))
+        },
+        |session, application| {
+            let kind = application.op::<Gelu>().expect("gelu").kind;
+            elementwise(session, application, |call| call.word(number(&GELU_KINDS, &kind)))
+        },
+    );
+}
+
+#[test]
+fn gelu_grad() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype, kind) = (dims(d), d.float(), d.of(&GELU_KINDS));
+            let (x, g) = (d.normal(&dims, dtype), d.normal(&dims, dtype));
+            captured(GeluGrad::NAME, || apply_one(GeluGrad { kind }, &[&x, &g]))
+        },
+        |session, application| {
+            let kind = application.op::<GeluGrad>().expect("gelu_grad").kind;
+            elementwise(session, application, |call| call.word(number(&GELU_KINDS, &kind)))
+        },
+    );
+}
+
+#[test]
+fn gated_silu() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype) = (dims(d), d.float());
+            let (gate, up) = (d.normal(&dims, dtype), d.normal(&dims, dtype));
+            captured(GatedSilu::NAME, || gate.gated_silu(&up))
+        },
+        |session, application| elementwise(session, application, |call| call),
+    );
+}
+
+#[test]
+fn gated_silu_grad() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype) = (dims(d), d.float());
+            let (gate, up, g) = (d.normal(&dims, dtype), d.normal(&dims, dtype), d.normal(&dims, dtype));
+            captured(GatedSiluGrad::NAME, || apply(GatedSiluGrad, &[&gate, &up, &g]))
+        },
+        |session, application| elementwise(session, application, |call| call),
+    );
+}
+
+#[test]
+fn dropout() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype) = (dims(d), d.float());
+            let x = d.normal(&dims, dtype);
+            captured(Dropout::NAME, || x.dropout(0.3, d.rng.bits()))
+        },
+        |session, application| {
+            let op = application.op::<Dropout>().expect("dropout");
+            let key = Rng::new(op.seed).bits();
+            elementwise(session, application, |call| {
+                call.word(key as u32).word((key >> 32) as u32).word(op.threshold()).float(op.scale())
+            })
+        },
+    );
+}
+
+/// Values of a type, among them those at which conversions differ.
+fn any_values(d: &mut Draw, dims: &[usize], dtype: DType) -> Tensor {
+    d.placed(dims, dtype, |rng| match rng.below(8) {
+        0 => f64::from(rng.normal()) * 1e9,
+        1 => f64::from(rng.normal()) * 70_000.0,
+        2 => f64::from(rng.normal()) * 1e-7,
+        3 => [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 255.5][rng.below(4)],
+        _ => f64::from(rng.normal()) * 100.0,
+    })
+}
+
+#[test]
+fn cast() {
+    property(
+        72,
+        |d| {
+            let (dims, from, to) = (dims(d), d.of(&DType::ALL), d.of(&DType::ALL));
+            let x = any_values(d, &dims, from);
+            captured(Cast::NAME, || apply_one(Cast { to }, &[&x]))
+        },
+        |session, application| {
+            let (x, y) = (&session.inputs(application)[0], session.outputs(application).swap_remove(0));
+            let call = session.call(format!("cast_{}_{}", x.name(), y.name()));
+            call.pointers(&[&y, x]).view(x).size(x.count()).over(x.count());
+            vec![session.back(&y)]
+        },
+    );
+}
+
+#[test]
+fn write() {
+    property(
+        72,
+        |d| {
+            let (dims, from, to) = (dims(d), d.of(&DType::ALL), d.of(&DType::ALL));
+            let x = any_values(d, &dims, from);
+            // A part of something bigger, as a cache is.
+            let mut whole = dims.clone();
+            let axis = d.rng.below(dims.len());
+            whole[axis] += 2;
+            let target = d.dense(&whole, to).narrow(axis, d.rng.below(3), dims[axis]).unwrap();
+            captured(Write::NAME, || apply_in_place(Write, &[&target], &[&x]))
+        },
+        |session, application| {
+            let all = session.inputs(application);
+            let (y, x) = (&all[0], &all[1]);
+            let call = session.call(format!("write_{}_{}", x.name(), y.name()));
+            call.pointers(&[y, x]).view(y).view(x).size(x.count()).over(x.count());
+            vec![session.back(y)]
+        },
+    );
+}
+
+#[test]
+fn concat() {
+    property(
+        2 * CASES,
+        |d| {
+            let (dims, dtype) = (dims(d), d.of(&DType::ALL));
+            let axis = d.rng.below(dims.len());
+            let parts: Vec<Tensor> = (0..d.between(1, 3))
+                .map(|_| {
+                    let mut dims = dims.clone();
+                    dims[axis] = d.of(&[1, 3, 8]);
+                    d.normal(&dims, dtype)
+                })
+                .collect();
+            let parts: Vec<&Tensor> = parts.iter().collect();
+            captured(Concat::NAME, || Tensor::concat(&parts, axis))
+        },
+        |session, application| {
+            let axis = application.op::<Concat>().expect("concat").axis;
+            let (parts, y) = (session.inputs(application), session.outputs(application).swap_remove(0));
+            let pitch: usize = y.dims()[axis..].iter().product();
+            let mut start = 0;
+            for x in &parts {
+                let run: usize = x.dims()[axis..].iter().product();
+                let call = session.call(format!("concat_{}", x.dtype.size())).pointer_at(&y, start);
+                call.pointers(&[x]).view(x).sizes(&[x.count(), run, pitch]).over(x.count());
+                start += run;
+            }
+            vec![session.back(&y)]
+        },
+    );
 }

@@ -1,141 +1,131 @@
 //! `cuda/matmul.cu`.
 
-use cudarc::driver::{LaunchConfig, PushKernelArg};
-use half::bf16;
+use engine::ops::MatMul;
+use engine::{Application, DType, Op, Tensor, apply_one};
 
-use super::{Element, Values, close, sum_roundings};
-use crate::session::{Session, check};
+use super::call::{On, View};
+use super::draw::{Draw, captured};
+use super::{hold, property};
+use crate::session::Session;
 
-/// Sizes of a product.
+/// Strides of the last two dimensions, and a view of those before.
+fn matrix(x: &On) -> ([u32; 2], View) {
+    let rank = x.dims().len();
+    let strides = &x.layout.strides;
+    (
+        [strides[rank - 2] as u32, strides[rank - 1] as u32],
+        View::of(&x.dims()[..rank - 2], &strides[..rank - 2]),
+    )
+}
+
+/// A rung of the ladder, with what it takes for strides and how it is launched.
 #[derive(Clone, Copy, Debug)]
-struct Size {
-    batch: usize,
-    m: usize,
-    n: usize,
-    k: usize,
+enum Rung {
+    Tile,
+    Gemv,
+    Mma,
+    Large,
 }
 
-/// `A [batch, M, K]` by `W [batch, N, K]` transposed, in f64, with the sum of the terms' magnitudes.
-fn oracle<T: Element>(a: &[T], w: &[T], bias: Option<&[T]>, size: Size) -> Vec<(f64, f64)> {
-    let Size { batch, m, n, k } = size;
-    let mut out = Vec::with_capacity(batch * m * n);
-    for b in 0..batch {
-        for row in 0..m {
-            for column in 0..n {
-                let bias = bias.map_or(0.0, |bias| bias[column].f64());
-                let (mut sum, mut scale) = (bias, bias.abs());
-                for i in 0..k {
-                    let term = a[(b * m + row) * k + i].f64() * w[(b * n + column) * k + i].f64();
-                    sum += term;
-                    scale += term.abs();
-                }
-                out.push((sum, scale));
-            }
+fn matmul(session: &Session, application: &Application, rung: Rung) -> Vec<Tensor> {
+    let y = session.outputs(application).swap_remove(0);
+    // Aligned: what the launcher makes sure of for all rungs but the first.
+    let lead = usize::from(matches!(rung, Rung::Tile));
+    let inputs: Vec<On> = application.inputs().iter().map(|t| session.on_after(t, lead)).collect();
+    let (a, b) = (&inputs[0], &inputs[1]);
+    let bias = inputs.get(2).map(|bias| session.dense(bias));
+    let rank = y.dims().len();
+    let (m, n, k) = (y.dims()[rank - 2], y.dims()[rank - 1], a.dims()[rank - 1]);
+    let batch: usize = y.dims()[..rank - 2].iter().product();
+    let (([a_row, a_col], a_batch), ([b_row, b_col], b_batch)) = (matrix(a), matrix(b));
+    let a_along = a_col == 1;
+    let b_along = b_row == 1 && (b_col != 1 || k == 1);
+    let orders = format!("{}{}", if a_along { "n" } else { "t" }, if b_along { "t" } else { "n" });
+    let name = match rung {
+        Rung::Tile => format!("matmul_tile_{}_{}", a.name(), y.name()),
+        Rung::Gemv => format!("matmul_gemv_{}_{}", a.name(), y.name()),
+        Rung::Mma => format!("matmul_mma_{orders}_{}", y.name()),
+        Rung::Large => format!("matmul_large_{orders}_{}", y.name()),
+    };
+    let call = session.call(name).pointers(&[&y, a, b]).optional(bias.as_ref());
+    let call = call.view_of(a_batch).view_of(b_batch).sizes(&[batch, m, n, k]);
+    let tiles = |size: usize| [n.div_ceil(size), m.div_ceil(size), batch];
+    let ldb = if b_along { b_col } else { b_row };
+    let lda = if a_along { a_row } else { a_col };
+    match rung {
+        Rung::Tile => {
+            call.word(a_row).word(a_col).word(b_row).word(b_col).launch(tiles(64), [256, 1], 16_640);
         }
+        Rung::Gemv => call.word(a_row).word(b_col).launch([n.div_ceil(4), batch, 1], [128, 1], 0),
+        Rung::Mma => call.word(lda).word(ldb).launch(tiles(64), [128, 1], 30_720),
+        Rung::Large => call.word(lda).word(ldb).launch(tiles(128), [256, 1], 61_440),
     }
-    out
+    vec![session.back(&y)]
 }
 
-fn mma<Out: Element>(session: &Session, size: Size, with_bias: bool, name: &str) {
-    let Size { batch, m, n, k } = size;
-    let mut values = Values::new((m * 31 + n * 7 + k) as u64);
-    let (a, w, bias) =
-        (values.draw::<bf16>(batch * m * k), values.draw::<bf16>(batch * n * k), values.draw::<bf16>(n));
-    let (a_device, w_device, bias_device) = (session.upload(&a), session.upload(&w), session.upload(&bias));
-    let mut out = session.empty::<Out>(batch * m * n);
-    let function = session.function(name);
-    let grid_dim = (n.div_ceil(64) as u32, m.div_ceil(64) as u32, batch as u32);
-    let config = LaunchConfig { grid_dim, block_dim: (128, 1, 1), shared_mem_bytes: 30_720 };
-    let (a_batch, w_batch) = ((m * k) as u64, (n * k) as u64);
-    let (rows, columns, depth) = (m as u32, n as u32, k as u32);
-    let null = 0_u64;
-    // SAFETY: sizes and strides are those of the buffers.
-    unsafe {
-        let mut launch = session.stream.launch_builder(&function);
-        launch.arg(&mut out).arg(&a_device).arg(&w_device);
-        if with_bias {
-            launch.arg(&bias_device);
-        } else {
-            launch.arg(&null);
-        }
-        launch
-            .arg(&rows)
-            .arg(&columns)
-            .arg(&depth)
-            .arg(&a_batch)
-            .arg(&w_batch)
-            .launch(config)
-            .expect("a launch");
-    }
-    let expected = oracle(&a, &w, with_bias.then_some(&bias), size);
-    close(&session.download(&out), &expected, 1.0, sum_roundings(k), &format!("{name} {size:?}"));
+fn product(a: &Tensor, b: &Tensor, bias: Option<&Tensor>, out: DType) -> Application {
+    let inputs: Vec<&Tensor> = [a, b].into_iter().chain(bias).collect();
+    captured(MatMul::NAME, || apply_one(MatMul { out }, &inputs))
 }
 
 #[test]
-fn tensor_cores() {
-    check(|session| {
-        for (batch, m, n, k) in
-            [(1, 64, 64, 32), (1, 1, 1, 8), (2, 70, 33, 40), (1, 65, 128, 96), (1, 3, 5, 0)]
-        {
-            let size = Size { batch, m, n, k };
-            mma::<bf16>(session, size, true, "matmul_mma_bf16");
-            mma::<f32>(session, size, false, "matmul_mma_bf16_f32");
-        }
-    });
-}
-
-#[test]
-fn tensor_cores_on_more_blocks() {
-    check(|session| {
-        mma::<f32>(session, Size { batch: 1, m: 128, n: 192, k: 96 }, true, "matmul_mma_bf16_f32");
-    });
-}
-
-fn simple<In: Element, Out: Element>(session: &Session, size: Size, name: &str) {
-    let Size { batch, m, n, k } = size;
-    let mut values = Values::new((m + n + k) as u64);
-    let (a, w, bias) =
-        (values.draw::<In>(batch * m * k), values.draw::<In>(batch * n * k), values.draw::<In>(n));
-    let (a_device, w_device, bias_device) = (session.upload(&a), session.upload(&w), session.upload(&bias));
-    let mut out = session.empty::<Out>(batch * m * n);
-    let function = session.function(name);
-    let grid_dim = (n.div_ceil(32) as u32, m.div_ceil(8) as u32, batch as u32);
-    let config = LaunchConfig { grid_dim, block_dim: (32, 8, 1), shared_mem_bytes: 0 };
-    let (rows, columns, depth) = (m as u32, n as u32, k as u32);
-    let strides = [k, 1, m * k, 1, k, n * k].map(|stride| stride as u64);
-    // SAFETY: sizes and strides are those of the buffers.
-    unsafe {
-        let mut launch = session.stream.launch_builder(&function);
-        launch
-            .arg(&mut out)
-            .arg(&a_device)
-            .arg(&w_device)
-            .arg(&bias_device)
-            .arg(&rows)
-            .arg(&columns)
-            .arg(&depth);
-        for stride in &strides {
-            launch.arg(stride);
-        }
-        launch.launch(config).expect("a launch");
-    }
-    close(
-        &session.download(&out),
-        &oracle(&a, &w, Some(&bias), size),
-        1.0,
-        sum_roundings(k),
-        &format!("{name} {size:?}"),
+fn any_strides() {
+    property(
+        24,
+        |d| {
+            let (dtype, out, batch) = (d.parameter(), d.parameter(), {
+                let rank = d.rng.below(3);
+                d.dims(rank, 2)
+            });
+            let (m, n, k) = (d.of(&[1, 5, 70]), d.of(&[1, 9, 65]), d.of(&[1, 16, 37]));
+            let a = d.normal(&[&batch[..], &[m, k]].concat(), dtype);
+            let b = d.normal(&[&batch[..], &[k, n]].concat(), dtype);
+            let bias = d.normal(&[n], dtype);
+            product(&a, &b, d.chance().then_some(&bias), out)
+        },
+        |session, application| matmul(session, application, Rung::Tile),
     );
 }
 
 #[test]
-fn one_thread_per_element() {
-    check(|session| {
-        for (batch, m, n, k) in [(1, 1, 1, 1), (2, 9, 33, 17)] {
-            let size = Size { batch, m, n, k };
-            simple::<f32, f32>(session, size, "matmul_simple_f32");
-            simple::<bf16, bf16>(session, size, "matmul_simple_bf16");
-            simple::<bf16, f32>(session, size, "matmul_simple_bf16_f32");
+fn few_rows() {
+    property(
+        12,
+        |d| {
+            let (dtype, out, batch) = (d.parameter(), d.parameter(), d.between(1, 2));
+            let (m, n, k) = (d.between(1, 8), d.between(1, 9), d.of(&[8, 264, 600]));
+            let (a, w) = (d.dense(&[batch, m, k], dtype), d.dense(&[batch, n, k], dtype));
+            let bias = d.normal(&[n], dtype);
+            product(&a, &w.t().unwrap(), d.chance().then_some(&bias), out)
+        },
+        |session, application| matmul(session, application, Rung::Gemv),
+    );
+}
+
+/// Operands in both orders, of sizes that fill no tile; lines that lie across are multiples of 8, and so is K elsewhere.
+fn tensor_cores(seed: u64, sizes: &[usize]) -> Application {
+    let d = &mut Draw::new(seed);
+    let (a_along, b_along) = (seed & 1 == 0, seed & 2 == 0);
+    let whole = |d: &mut Draw, along: bool| if along { d.of(sizes) } else { d.of(sizes).next_multiple_of(8) };
+    let (m, n) = (whole(d, a_along), whole(d, b_along));
+    let k = if a_along || b_along { d.of(&[8, 40, 96]) } else { d.of(&[3, 33, 96]) };
+    let batch = d.between(1, 2);
+    let mut operand = |along: bool, lines: usize| {
+        if along {
+            d.dense(&[batch, lines, k], DType::BF16)
+        } else {
+            d.dense(&[batch, k, lines], DType::BF16).t().unwrap()
         }
-    });
+    };
+    let (a, b) = (operand(a_along, m), operand(b_along, n).t().unwrap());
+    let (bias, out) = (d.normal(&[n], DType::BF16), d.parameter());
+    product(&a, &b, d.chance().then_some(&bias), out)
+}
+
+#[test]
+fn matrix_units() {
+    let small = (0..12).map(|seed| (tensor_cores(seed, &[1, 9, 70, 130]), Rung::Mma));
+    let large = (0..8).map(|seed| (tensor_cores(seed, &[60, 131]), Rung::Large));
+    let cases: Vec<_> = small.chain(large).collect();
+    hold(&cases, |session, application, rung| matmul(session, application, *rung));
 }

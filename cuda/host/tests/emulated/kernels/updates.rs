@@ -1,0 +1,137 @@
+//! Optimiser steps.
+
+use engine::ops::{AdamW, AdamW8bit, Moments8bit, Sgd};
+use engine::{Application, Codebook, DType, Device, Op, Tensor};
+
+use super::call::{Call, Factors, On};
+use super::draw::{Draw, captured};
+use super::property;
+use crate::session::Session;
+
+const CASES: u64 = 12;
+
+fn factors(op: &AdamW) -> Factors {
+    let correction = |beta: f64| 1.0 - beta.powi(op.step as i32);
+    [
+        op.grad_scale,
+        (1.0 - op.lr * op.weight_decay) as f32,
+        (1.0 - op.beta1) as f32,
+        op.beta2 as f32,
+        (1.0 - op.beta2) as f32,
+        -(op.lr / correction(op.beta1)) as f32,
+        correction(op.beta2).sqrt() as f32,
+        op.eps as f32,
+    ]
+}
+
+fn hyper(step: u32) -> AdamW {
+    AdamW { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step, grad_scale: 0.7 }
+}
+
+/// A target: contiguous, or a part of something bigger.
+fn target(d: &mut Draw, dims: &[usize], dtype: DType) -> Tensor {
+    let mut whole = dims.to_vec();
+    let extra = if d.chance() { 3 } else { 0 };
+    whole[0] += extra;
+    d.dense(&whole, dtype).narrow(0, extra / 2, dims[0]).unwrap()
+}
+
+fn dims(d: &mut Draw) -> Vec<usize> {
+    vec![d.between(1, 9), d.of(&[1, 30, 100])]
+}
+
+/// All targets and the gradient as views.
+fn step(
+    session: &Session,
+    application: &Application,
+    scalars: impl Fn(Call<'_>, usize) -> Call<'_>,
+) -> Vec<Tensor> {
+    let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
+    let (p, g) = (&all[0], &all[all.len() - 1]);
+    let call = session.call(format!("{}_{}_{}", application.name(), p.name(), g.name()));
+    let (targets, count) = (application.targets(), p.count());
+    // A momentum buffer that there is not.
+    let call = match &all[..] {
+        [p, g] => call.pointers(&[p]).optional(None).pointers(&[g]).view(p).view(p).view(g),
+        _ => all.iter().fold(call.pointers(&all.iter().collect::<Vec<_>>()), Call::view),
+    };
+    scalars(call, count).over(count);
+    session.back_all(&all[..targets])
+}
+
+#[test]
+fn adamw() {
+    property(
+        CASES,
+        |d| {
+            let (dims, p_type, g_type) = (dims(d), d.parameter(), d.parameter());
+            let (p, m) = (target(d, &dims, p_type), target(d, &dims, DType::F32));
+            let v = target(d, &dims, DType::F32);
+            v.write(&v.mul(&v).unwrap()).unwrap();
+            let (g, step) = (d.normal(&dims, g_type), d.between(1, 50));
+            captured(AdamW::NAME, || Tensor::adamw_step(&p, &m, &v, &g, &hyper(step as u32)))
+        },
+        |session, application| {
+            let op = application.op::<AdamW>().expect("adamw");
+            step(session, application, |call, count| call.factors(factors(op)).size(count))
+        },
+    );
+}
+
+#[test]
+fn sgd() {
+    property(
+        CASES,
+        |d| {
+            let (dims, p_type, g_type) = (dims(d), d.parameter(), d.parameter());
+            let (p, b) = (target(d, &dims, p_type), target(d, &dims, DType::F32));
+            let g = d.normal(&dims, g_type);
+            let momentum = d.of(&[0.0, 0.9]);
+            let op = Sgd { lr: 0.05, momentum, weight_decay: 0.1, grad_scale: 0.7 };
+            let buffer = (momentum != 0.0).then_some(&b);
+            captured(Sgd::NAME, || Tensor::sgd_step(&p, buffer, &g, &op))
+        },
+        |session, application| {
+            let op = application.op::<Sgd>().expect("sgd");
+            step(session, application, |call, count| {
+                let call = call.size(count).float(op.grad_scale).float(op.weight_decay as f32);
+                call.float(op.momentum as f32).float(-op.lr as f32)
+            })
+        },
+    );
+}
+
+#[test]
+fn adamw8bit() {
+    property(
+        CASES,
+        |d| {
+            let (count, p_type, g_type) = (d.of(&[1, 200, 256, 700]), d.parameter(), d.parameter());
+            let p = d.dense(&[count], p_type);
+            // Now and then a gradient that is not finite, or whose square is not.
+            let g: Vec<f64> = (0..count)
+                .map(|_| match d.rng.below(30) {
+                    0 => [f64::NAN, f64::INFINITY, 1e30][d.rng.below(3)],
+                    _ => f64::from(d.rng.normal()),
+                })
+                .collect();
+            let g = Tensor::from_f64(&g, &[count], g_type, &Device::cpu()).unwrap();
+            let cpu = Device::cpu();
+            let codes = || Tensor::zeros(&[count], DType::U8, &cpu).unwrap();
+            let blocks = || Tensor::zeros(&[count.div_ceil(AdamW8bit::BLOCK)], DType::F32, &cpu).unwrap();
+            let state = Moments8bit { m: codes(), v: codes(), absmax_m: blocks(), absmax_v: blocks() };
+            // The captured step leaves the moments of one step behind: kernels go on from there.
+            captured(AdamW8bit::NAME, || Tensor::adamw8bit_step(&p, &state, &g, &hyper(2)))
+        },
+        |session, application| {
+            let op = application.op::<AdamW8bit>().expect("adamw8bit");
+            let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
+            let maps = [Codebook::Dynamic.values(), Codebook::DynamicUnsigned.values()].concat();
+            let tables = session.on(&Tensor::from_slice(&maps, &[512], &Device::cpu()).unwrap());
+            let call = session.call(format!("adamw8bit_{}_{}", all[0].name(), all[5].name()));
+            let call = call.pointers(&all.iter().chain([&tables]).collect::<Vec<_>>());
+            call.factors(factors(&op.0)).size(all[0].count()).per_row(all[0].count().div_ceil(256));
+            session.back_all(&all[..5])
+        },
+    );
+}

@@ -1,0 +1,256 @@
+//! Kernels as the device runs them. An image of a source (machine code for one target, or PTX) comes from the first of
+//!
+//! 1. machine code that was built into this program, or lies in the folder that `ROENTGEN_CUDA_IMAGES` names or in `cuda-images` beside it;
+//! 2. NVRTC, if this machine has it: once, then from a cache on disk;
+//! 3. PTX from the places of 1, which the driver compiles.
+//!
+//! Names of images hold a hash of the source, its headers and the compiler's options, so one of another version is never taken.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::{env, fs, io};
+
+use cudarc::driver::sys::{self, CUfunction_attribute_enum as Attribute};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
+use cudarc::nvrtc::Ptx;
+
+use super::availability::{DeviceFacts, text};
+use super::nvrtc;
+use super::sources::{HEADERS, SOURCES};
+use crate::{Error, Result};
+
+/// Folder of images that were made elsewhere.
+const IMAGES: &str = "ROENTGEN_CUDA_IMAGES";
+/// What PTX is made for: the oldest devices that kernels run on.
+const PTX: &str = "compute_80";
+/// Options of the compiler.
+const OPTIONS: [&str; 1] = ["--std=c++17"];
+
+include!(concat!(env!("OUT_DIR"), "/cuda_images.rs"));
+
+/// FNV-1a over all that an image depends on, but its target and the compiler's version.
+fn hash(source: &str) -> u64 {
+    let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
+    let texts = [source].into_iter().chain(headers).chain(OPTIONS);
+    texts
+        .flat_map(|text| text.bytes().chain([0]))
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// File name of an image: `matmul-0123456789abcdef.sm_80.cubin`.
+fn file_name(source: &str, text: &str, target: &str) -> String {
+    let kind = if target.starts_with("sm_") { "cubin" } else { "ptx" };
+    format!("{source}-{:016x}.{target}.{kind}", hash(text))
+}
+
+/// An image that was made before: part of the program, or a file of the two folders.
+fn prepared(name: &str) -> Option<Vec<u8>> {
+    if let Some((_, image)) = EMBEDDED.iter().find(|(embedded, _)| *embedded == name) {
+        return Some(image.to_vec());
+    }
+    let beside = || Some(env::current_exe().ok()?.parent()?.join("cuda-images"));
+    let folders = [env::var_os(IMAGES).map(PathBuf::from), beside()];
+    folders.into_iter().flatten().find_map(|folder| fs::read(folder.join(name)).ok())
+}
+
+/// `$XDG_CACHE_HOME/roentgen/cuda`, or `~/.cache/roentgen/cuda`, and in it a folder for each version of the compiler.
+fn cache_folder(version: [i32; 2]) -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
+    Some(cache.join("roentgen/cuda").join(format!("nvrtc-{}.{}", version[0], version[1])))
+}
+
+/// Writes beside and renames, so that no other process reads half a file.
+fn store(folder: &Path, name: &str, image: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    let beside = folder.join(format!("{name}.{}", std::process::id()));
+    fs::write(&beside, image)?;
+    fs::rename(&beside, folder.join(name))
+}
+
+/// Machine code of a source for `target`, from the cache or by the compiler; where the cache cannot be written, for this process alone.
+fn compiled(source: &str, code: &str, target: &str, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+    let name = file_name(source, code, target);
+    if let Some(image) = folder.and_then(|folder| fs::read(folder.join(&name)).ok()) {
+        return Ok(image);
+    }
+    let image = nvrtc::compile(&format!("{source}.cu"), code, HEADERS, target, &OPTIONS)?;
+    if let Some(folder) = folder
+        && let Err(e) = store(folder, &name, &image)
+    {
+        tracing::debug!("compiled CUDA kernels are not kept: {}: {e}", folder.display());
+    }
+    Ok(image)
+}
+
+/// The image of a source for a device.
+fn image(facts: &DeviceFacts, source: &str) -> Result<Vec<u8>, String> {
+    if facts.emulated {
+        // Its driver has the kernels, compiled for the host, and looks at no image.
+        return Ok(vec![0]);
+    }
+    let (_, code) = SOURCES.iter().find(|(name, _)| *name == source).ok_or("no such source")?;
+    let target = facts.target();
+    if let Some(image) = prepared(&file_name(source, code, &target)) {
+        return Ok(image);
+    }
+    if let Some(version) = nvrtc::version() {
+        return compiled(source, code, &target, cache_folder(version).as_deref());
+    }
+    prepared(&file_name(source, code, PTX))
+        .map(|mut ptx| {
+            ptx.push(0);
+            ptx
+        })
+        .ok_or_else(|| format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER))
+}
+
+/// Where the kernels of a device come from; empty if from nowhere.
+pub(super) fn origin(facts: &DeviceFacts) -> &'static str {
+    let all =
+        |target: &str| SOURCES.iter().all(|(name, code)| prepared(&file_name(name, code, target)).is_some());
+    if facts.emulated {
+        "the emulator"
+    } else if all(&facts.target()) {
+        "machine code that came with the program"
+    } else if nvrtc::version().is_some() {
+        "NVRTC"
+    } else if all(PTX) {
+        "PTX that came with the program"
+    } else {
+        ""
+    }
+}
+
+/// Compiles every kernel for each of `targets` (`sm_80`, `sm_90a`, `compute_80` for PTX) and writes the images to `folder`, for machines without
+/// NVRTC. Returns the files' names.
+///
+/// # Errors
+/// If this machine has no NVRTC, a source does not compile, or the folder cannot be written.
+pub fn write_images(folder: &Path, targets: &[&str]) -> Result<Vec<String>> {
+    if nvrtc::version().is_none() {
+        return Err(Error::Device(format!("cuda: no NVRTC; set {} to its folder", nvrtc::FOLDER)));
+    }
+    let mut names = Vec::new();
+    for target in targets {
+        for (source, code) in SOURCES {
+            let file = format!("{source}.cu");
+            let image = nvrtc::compile(&file, code, HEADERS, target, &OPTIONS).map_err(Error::Device)?;
+            let name = file_name(source, code, target);
+            store(folder, &name, &image).map_err(|source| Error::File {
+                path: folder.join(&name),
+                action: "write".into(),
+                source,
+            })?;
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A loaded kernel.
+pub(super) struct Function {
+    pub(super) function: CudaFunction,
+    /// Bytes of each parameter.
+    pub(super) parameters: Vec<usize>,
+}
+
+impl Function {
+    fn load(facts: &DeviceFacts, module: &Arc<CudaModule>, entry: &str) -> Result<Self, String> {
+        let function = module.load_function(entry).map_err(text)?;
+        let size = |index| {
+            let (mut offset, mut bytes) = (0, 0);
+            // SAFETY: the function is loaded, and both places are this closure's.
+            let result = unsafe {
+                sys::cuFuncGetParamInfo(function.cu_function(), index, &raw mut offset, &raw mut bytes)
+            };
+            (result == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
+        };
+        let parameters = (0..).map_while(size).collect();
+        // What a launch may ask for; above 48 KiB the driver wants it said before.
+        let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(attribute, facts.shared_per_block as i32).map_err(text)?;
+        Ok(Self { function, parameters })
+    }
+}
+
+/// Modules and kernels loaded so far.
+pub(super) struct Modules {
+    context: Arc<CudaContext>,
+    facts: DeviceFacts,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    modules: HashMap<&'static str, Arc<CudaModule>>,
+    functions: HashMap<String, Arc<Function>>,
+}
+
+impl Modules {
+    pub(super) fn new(context: Arc<CudaContext>, facts: DeviceFacts) -> Self {
+        Self { context, facts, loaded: Mutex::default() }
+    }
+
+    /// The kernel `entry` of `cuda/<source>.cu`.
+    pub(super) fn function(&self, source: &'static str, entry: &str) -> Result<Arc<Function>> {
+        let mut loaded = self.loaded.lock().unwrap();
+        if let Some(function) = loaded.functions.get(entry) {
+            return Ok(function.clone());
+        }
+        let fail = |e: String| Error::Device(format!("cuda: kernel {entry} of {source}.cu: {e}"));
+        let module = if let Some(module) = loaded.modules.get(source) {
+            module.clone()
+        } else {
+            let image = image(&self.facts, source).map_err(fail)?;
+            let module = self.context.load_module(Ptx::from_binary(image)).map_err(|e| fail(text(e)))?;
+            loaded.modules.insert(source, module.clone());
+            module
+        };
+        let function = Arc::new(Function::load(&self.facts, &module, entry).map_err(fail)?);
+        loaded.functions.insert(entry.to_owned(), function.clone());
+        Ok(function)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_change_with_source_headers_and_target() {
+        let name = file_name("gelu", "text", "sm_80");
+        assert!(name.starts_with("gelu-") && name.ends_with(".sm_80.cubin"), "{name}");
+        assert_ne!(name, file_name("gelu", "text ", "sm_80"));
+        assert!(file_name("gelu", "text", PTX).ends_with(".compute_80.ptx"));
+    }
+
+    #[test]
+    fn a_source_is_compiled_once() {
+        if nvrtc::version().is_none() {
+            let required = env::var_os("REQUIRE_NVRTC").is_some_and(|v| v == "1");
+            assert!(!required, "no NVRTC");
+            println!(
+                "SKIP: no NVRTC: install nvidia-cuda-nvrtc==13.0.88 and point {} to its library folder",
+                nvrtc::FOLDER
+            );
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (source, code) = SOURCES.iter().find(|s| s.0 == "gelu").unwrap();
+        let make = |code: &str| compiled(source, code, "sm_80", Some(folder.path()));
+        let first = make(code).unwrap();
+        assert!(first.starts_with(b"\x7fELF"), "machine code is an ELF file");
+        // What lies in the cache is what is taken.
+        let file = folder.path().join(file_name(source, code, "sm_80"));
+        assert_eq!(fs::read(&file).unwrap(), first);
+        fs::write(&file, "kept").unwrap();
+        assert_eq!(make(code).unwrap(), b"kept");
+        // Another text is another file; what is wrong with it is said with its line.
+        let text = make("extern \"C\" __global__ void f() { nonsense; }").unwrap_err();
+        assert!(text.contains("gelu.cu(1)") && text.contains("nonsense"), "{text}");
+        let ptx = nvrtc::compile("gelu.cu", code, HEADERS, PTX, &OPTIONS).unwrap();
+        assert!(String::from_utf8_lossy(&ptx).contains(".entry gelu_f32"));
+    }
+}

@@ -1,0 +1,66 @@
+//! The program on a CUDA device, which the stand-in driver of `cuda/host` emulates.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::program::{command, finish, roentgen};
+use crate::tiny::Tiny;
+
+/// The program with the stand-in as its driver; `None`, with a `SKIP:` line, where there is none.
+fn emulated(args: &[&str]) -> Option<Command> {
+    cuda_host::load()?;
+    let mut command = command();
+    command.args(args).env("LD_LIBRARY_PATH", cuda_host::folder()?);
+    Some(command)
+}
+
+#[test]
+fn devices_names_what_the_driver_has() {
+    let Some(mut devices) = emulated(&["devices", "--json"]) else { return };
+    devices.env("ROENTGEN_EMULATOR_CAPABILITY", "8.0").env("ROENTGEN_EMULATOR_MULTIPROCESSORS", "108");
+    let json = finish(&mut devices).ok().json();
+    let [device] = &json["cuda"].as_array().unwrap()[..] else { panic!("{json}") };
+    assert_eq!(device["device"], "cuda:0");
+    assert_eq!((&device["emulated"], &device["compute_capability"]), (&true.into(), &"8.0".into()));
+    assert_eq!(device["multiprocessors"], 108);
+    assert!(json["no_cuda_because"].is_null());
+    let text = finish(&mut emulated(&["devices"]).unwrap()).ok().stdout;
+    assert!(text.contains("CPU emulation of compute capability 9.0"), "{text}");
+}
+
+/// One line that says why, everything else as ever.
+#[test]
+fn without_a_driver_devices_says_why() {
+    let json = roentgen(["devices", "--json"]).ok().json();
+    let Some(why) = json["no_cuda_because"].as_str() else {
+        println!("SKIP: this machine has a CUDA device");
+        return;
+    };
+    assert!(!why.contains('\n'), "{why}");
+    let text = roentgen(["devices"]).ok().stdout;
+    assert!(text.lines().any(|line| line.starts_with("cuda") && line.contains(why)), "{text}");
+    roentgen(["generate", "--prompt", "x", "--device", "cuda"]).fails(&["cuda: ", why]);
+}
+
+/// Every stage of the tiny model, its loss and gradients, as PyTorch computes them.
+#[test]
+fn a_model_matches_the_reference() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny");
+    let reference = fixture.join("base.safetensors");
+    let [model, reference] = [&fixture, &reference].map(|path| path.to_str().unwrap());
+    let args = ["parity", model, reference, "--device", "cuda", "--json"];
+    let Some(mut parity) = emulated(&args) else { return };
+    let json = finish(&mut parity).ok().json();
+    assert_eq!(json["within_tolerance"], true, "{json}");
+    let gradients = |row: &&serde_json::Value| row["name"].as_str().unwrap().starts_with("grad.");
+    assert_eq!(json["rows"].as_array().unwrap().iter().filter(gradients).count(), 24);
+}
+
+#[test]
+fn generation_is_the_cpus() {
+    let tiny = Tiny::new();
+    let args = ["generate", "--model", tiny.name(), "--max-new-tokens", "8", "--prompt", "Write a"];
+    let Some(mut generate) = emulated(&args) else { return };
+    let cuda = finish(generate.args(["--device", "cuda"])).ok().stdout;
+    assert_eq!(cuda, roentgen(args).ok().stdout);
+}
