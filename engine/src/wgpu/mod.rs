@@ -9,6 +9,7 @@ mod buffer;
 mod launch;
 mod source;
 mod stream;
+mod variants;
 mod view;
 
 mod affine;
@@ -44,6 +45,12 @@ use stream::{Problems, Stream};
 use ::wgpu;
 
 use crate::{Backend, Device, Error, Result};
+
+/// The kernels' texts, for shader compilers other than wgpu's own: browsers have theirs.
+pub mod shaders {
+    pub use super::source::{Access, Binding, Source, Value, Variant, assemble};
+    pub use super::variants::every_variant;
+}
 
 /// Submits every launch by itself and checks it, so that an error names its operation.
 const SYNC: &str = "ROENTGEN_WGPU_SYNC";
