@@ -1,13 +1,20 @@
 //! Several 4-bit layers of one input against each of them over its values in f64.
 
-use engine::{DType, Device, QuantConfig, Quantized, Tensor};
+use engine::{DType, Device, QuantConfig, Quantized, Result, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Source, cases, check, same_bits, seed};
+use crate::harness::{Expect, Source, cases, check, devices, same_bits, seed};
 use crate::linear_nf4::{config, weight};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
+
+/// Applies weights of the CPU where `x` is.
+fn group(x: &Tensor, weights: &[(Quantized, Array)]) -> Result<Vec<Tensor>> {
+    let weights: Vec<Quantized> =
+        weights.iter().map(|w| w.0.to_device(x.device())).collect::<Result<_>>()?;
+    x.linear_nf4_group(&weights.iter().collect::<Vec<_>>())
+}
 
 proptest! {
     #![proptest_config(cases(48))]
@@ -29,8 +36,7 @@ proptest! {
             let want = oracle::matmul(&x.values, &values, None);
             let scale = oracle::matmul(&x.values.map(f64::abs), &values.map(f64::abs), None);
             let expect = Expect::new(want, dtype, Class::Sum(inner)).scale(scale);
-            let all: Vec<&Quantized> = weights.iter().map(|w| &w.0).collect();
-            check(&[&x], |t| Ok(t[0].linear_nf4_group(&all)?.swap_remove(i)), &expect)?;
+            check(&[&x], |t| Ok(group(&t[0], &weights)?.swap_remove(i)), &expect)?;
         }
     }
 
@@ -42,11 +48,10 @@ proptest! {
         let weights: Vec<(Quantized, Array)> =
             outs.iter().map(|&out| weight(&mut source, out, inner, &config(6, false, true), DType::F32)).collect();
         let x = source.normal(&[rows, inner], DType::F32);
-        let all: Vec<&Quantized> = weights.iter().map(|w| &w.0).collect();
         let terms = rows.max(inner).max(outs.iter().sum());
         gradient::check(seed, &[&x],
             |t| {
-                let ys = t[0].linear_nf4_group(&all)?;
+                let ys = group(&t[0], &weights)?;
                 Tensor::concat(&ys.iter().collect::<Vec<_>>(), 1)
             },
             |v| {
@@ -61,18 +66,18 @@ proptest! {
 /// Grouping is a matter of speed: each output has the bits that its layer alone gives.
 #[test]
 fn each_output_is_that_of_its_layer_alone() {
-    let device = Device::cpu();
     let mut source = Source::new(13);
-    for inner in [64, 100, 320, 576] {
+    for (device, inner) in devices().iter().flat_map(|d| [64, 100, 320, 576].map(|inner| (d, inner))) {
         let weights: Vec<Quantized> = [576, 192, 70, 1]
             .map(|out| weight(&mut source, out, inner, &QuantConfig::default(), DType::BF16).0)
+            .map(|w| w.to_device(device).unwrap())
             .into();
         for rows in [1, 3, 20] {
-            let x = source.normal(&[rows, inner], DType::BF16).on(&device).unwrap();
+            let x = source.normal(&[rows, inner], DType::BF16).on(device).unwrap();
             let together = x.linear_nf4_group(&weights.iter().collect::<Vec<_>>()).unwrap();
             for (y, weight) in together.iter().zip(&weights) {
                 let alone = x.linear_nf4(weight, None, None).unwrap();
-                assert_eq!(y.to_bytes().unwrap(), alone.to_bytes().unwrap(), "{rows} rows of {inner}");
+                assert_eq!(y.to_bytes().unwrap(), alone.to_bytes().unwrap(), "{device}: {rows} rows of {inner}");
             }
         }
     }

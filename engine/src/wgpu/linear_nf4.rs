@@ -2,7 +2,8 @@ use super::launch::Launch;
 use super::matmul::THIN;
 use super::source::Access;
 use super::{Wgpu, WgpuBuffer};
-use crate::ops::{Dropout, LinearNf4, LinearNf4Grad};
+use crate::ops::{Dropout, LinearNf4, LinearNf4Grad, LinearNf4Group};
+use crate::quantized::BlockFormat;
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
 /// A matrix of one of the adapter's small products.
@@ -101,7 +102,7 @@ impl Kernel<LinearNf4> for Wgpu {
         let name = LinearNf4::NAME;
         let places = op.places();
         let (x, y) = (&inputs[0], &outputs[0]);
-        let (rows, inner) = (x.layout.dims[0], x.layout.dims[1]);
+        let rows = x.layout.dims[0];
         let mut rank = 0;
         if let (Some(term), Some(at)) = (&op.lora, places.a) {
             let (a, h) = (Operand::new(&inputs[at]), &outputs[1]);
@@ -110,39 +111,94 @@ impl Kernel<LinearNf4> for Wgpu {
                 Small { scale_b: Some(1.0), drop_a: term.dropout.as_ref(), factor: 1.0, ..Small::default() };
             self.small_product(name, &Operand::new(x), &a.t(), (h.buffer, h.dtype), what)?;
         }
-        if rows * op.outer == 0 {
+        let low = places.a.map(|at| {
+            let h = &outputs[1];
+            (Operand::dense(h.buffer, h.dtype, [rows, rank]), Operand::new(&inputs[at + 1]))
+        });
+        let scale = op.lora.map_or(1.0, |term| term.scale);
+        let layer = Layer {
+            weight: &inputs[1..=places.weight],
+            format: &op.format,
+            outer: op.outer,
+            bias: places.bias.map(|at| &inputs[at]),
+            low,
+            scale,
+        };
+        self.product(name, x, &layer, y)
+    }
+}
+
+/// What `x` is multiplied with.
+struct Layer<'l, 'a> {
+    weight: &'l [Input<'a, Wgpu>],
+    format: &'l BlockFormat,
+    outer: usize,
+    bias: Option<&'l Input<'a, Wgpu>>,
+    /// `dropout(x)·Aᵀ [rows, r]` and B.
+    low: Option<(Operand<'a>, Operand<'a>)>,
+    scale: f32,
+}
+
+impl Wgpu {
+    /// `y = [x | h]·[W | scale·B]ᵀ (+ bias)`
+    fn product(
+        &self,
+        name: &'static str,
+        x: &Input<'_, Self>,
+        layer: &Layer<'_, '_>,
+        y: &Output<'_, Self>,
+    ) -> Result<()> {
+        let (rows, inner, outer) = (x.layout.dims[0], x.layout.dims[1], layer.outer);
+        if rows * outer == 0 {
             return Ok(());
         }
-        let weight = self.dense_inputs(name, &inputs[1..=places.weight])?;
-        let weight = weight.inputs(&inputs[1..=places.weight]);
-        let packed = self.packed(name, &op.format, &weight)?;
+        let dense = self.dense_inputs(name, layer.weight)?;
+        let weight = dense.inputs(layer.weight);
+        let packed = self.packed(name, layer.format, &weight)?;
         let thin = rows <= THIN;
         let mut k = self.kernel(if thin { "linear_nf4_thin" } else { "linear_nf4" }, name);
         packed.bind(&mut k)?;
         let layout = k.read("x", x)?;
-        for word in [rows, op.outer, inner + rank, op.outer, 0, inner, layout.offset] {
+        let rank = layer.low.map_or(0, |(h, _)| h.dims[1]);
+        for word in [rows, outer, inner + rank, outer, 0, inner, layout.offset] {
             k.word(word)?;
         }
         k.word(layout.strides[0])?.word(layout.strides[1])?.word(rank)?;
-        let b = match places.a {
-            Some(at) => {
-                let h = &outputs[1];
-                k.bind("h", h.buffer, h.dtype, Access::Read, 0, rows * rank)?;
-                let b = Operand::new(&inputs[at + 1]);
+        let b = match &layer.low {
+            Some((h, b)) => {
+                h.bind(&mut k, "h")?;
                 [b.bind(&mut k, "b")?, b.strides[0], b.strides[1]]
             }
             None => [0; 3],
         };
-        let bias = match places.bias {
-            Some(at) => [k.read("bias", &inputs[at])?.offset, inputs[at].layout.strides[0]],
+        let bias = match layer.bias {
+            Some(bias) => [k.read("bias", bias)?.offset, bias.layout.strides[0]],
             None => [0; 2],
         };
         for word in b.into_iter().chain(bias) {
             k.word(word)?;
         }
-        k.float(op.lora.map_or(1.0, |term| term.scale));
-        k.output_by_rows("y", y, op.outer.is_multiple_of(y.lanes()))?;
-        k.run_product([1, rows, op.outer, inner + rank], [layout.strides[1] == 1, true], thin)
+        k.float(layer.scale);
+        k.output_by_rows("y", y, outer.is_multiple_of(y.lanes()))?;
+        k.run_product([1, rows, outer, inner + rank], [layout.strides[1] == 1, true], thin)
+    }
+}
+
+impl Kernel<LinearNf4Group> for Wgpu {
+    fn run(
+        &self,
+        op: &LinearNf4Group,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        // One launch could not bind all of the weights: WebGPU has 8 storage buffers.
+        for ((format, outer, at), y) in op.places().zip(&*outputs) {
+            let parts = if format.nested.is_some() { 4 } else { 2 };
+            let layer =
+                Layer { weight: &inputs[at..at + parts], format, outer, bias: None, low: None, scale: 1.0 };
+            self.product(LinearNf4Group::NAME, &inputs[0], &layer, y)?;
+        }
+        Ok(())
     }
 }
 
