@@ -1,5 +1,5 @@
 // Assembling the WGSL source of a kernel: the twin of engine/src/wgpu/source.rs, whose head lists the directives. The texts are the
-// native ones, byte for byte (tests/browser.rs compares them).
+// native ones, byte for byte (tests/browser compares them).
 
 /** Bytes of an element. */
 export const BYTES = { f32: 4, bf16: 2, f16: 2, u8: 1, u32: 4, i32: 4 };

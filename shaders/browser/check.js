@@ -1,15 +1,14 @@
 // `?check`: every variant of every kernel through the browser's own shader compiler. The texts come from the Rust side
-// (`?variants=PATH`, as tests/browser.rs serves them) so that exactly the native ones are checked; without it, from this page's assembly
-// of what a report needs.
+// (`?variants=PATH`, as tests/browser serves them) so that exactly the native ones are checked.
 
-import { browserText, layoutEntries } from "./launch.js";
+import { browserText } from "./launch.js";
 import { Device } from "./device.js";
 
 /** Variants that are compiled at a time. */
 const AT_ONCE = 8;
 
 /** Compiles one text; messages and errors of the browser's compiler, empty if it is content. */
-async function compile(device, { text, bindings }) {
+async function compile(device, { text }) {
   const { raw } = device;
   const module = raw.createShaderModule({ code: browserText(text) });
   const { messages } = await module.getCompilationInfo();
@@ -18,11 +17,7 @@ async function compile(device, { text, bindings }) {
     return found;
   }
   try {
-    const layout = raw.createBindGroupLayout({ entries: layoutEntries(bindings) });
-    await raw.createComputePipelineAsync({
-      layout: raw.createPipelineLayout({ bindGroupLayouts: [layout] }),
-      compute: { module, entryPoint: "main" },
-    });
+    await raw.createComputePipelineAsync({ layout: "auto", compute: { module, entryPoint: "main" } });
   } catch (e) {
     found.push(`pipeline: ${e.message}`);
   }
@@ -32,7 +27,7 @@ async function compile(device, { text, bindings }) {
 /**
  * Compiles all variants and shows what came of it.
  * @param {HTMLElement} main where to show it
- * @param {string | null} path of `[{name, text, bindings}]` in JSON
+ * @param {string | null} path of `[{name, text}]` in JSON
  */
 export async function checkShaders(main, path) {
   main.className = "check";

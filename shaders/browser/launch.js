@@ -19,7 +19,7 @@ export function browserText(text) {
 }
 
 /** Layout entries of a kernel's bindings. */
-export function layoutEntries(bindings) {
+function layoutEntries(bindings) {
   return bindings.map(({ kind, access }, binding) => {
     const uniform = kind === "params" || access === ACCESS.Uniform;
     const type = uniform ? "uniform" : access === ACCESS.Read ? "read-only-storage" : "storage";
@@ -147,7 +147,14 @@ export class Stream {
       compute: { module: raw.createShaderModule({ label: kernel, code: browserText(text) }), entryPoint: "main" },
     });
     raw.popErrorScope().then((e) => e && this.device.note(`the browser refuses kernel ${key}: ${e.message}`));
-    return { key, text, bindings, layout, pipeline, params: paramsLayout(text) };
+    return { key, kernel, variant, text, bindings, layout, pipeline, params: paramsLayout(text) };
+  }
+
+  /** Every kernel built so far with what it was built for: tests assemble the same natively. */
+  kernels() {
+    return [...this.built.values()].map(({ kernel, variant: { tensors, constants, dense }, text }) => ({
+      kernel, text, tensors: Object.fromEntries(tensors), constants: Object.fromEntries(constants), dense: [...dense],
+    }));
   }
 
   #record(kernel, built, tensors, values, grid) {

@@ -156,8 +156,8 @@ function clinicalCase() {
   return `${who} ${text}`.trim();
 }
 
-/** Reads the image that is shown. */
-async function writeReport() {
+/** Reads the image that is shown; the answer has at most `most` tokens. */
+async function writeReport(most = 256) {
   if (state.busy) {
     state.busy.abort();
     return null;
@@ -172,7 +172,7 @@ async function writeReport() {
   try {
     const { signal } = state.busy;
     const onText = (text) => showFields(text);
-    const answer = await state.reader.read(state.image, state.name, { clinicalCase: clinicalCase(), signal, onText });
+    const answer = await state.reader.read(state.image, state.name, { clinicalCase: clinicalCase(), most, signal, onText });
     showFields(answer.text, true);
     drawSeen(answer.tiles.at(-1));
     const { times, ids, promptIds } = answer;
@@ -252,20 +252,21 @@ async function post(result) {
   }
 }
 
-/** What a test asked for: `image` may be given several times, `case` as often, for one report each. */
+/** What a test asked for: a report of every `image`, with the `case` and of `most` tokens given at the same place. */
 async function automatic() {
-  const cases = query.getAll("case");
+  const [cases, most] = ["case", "most"].map((key) => query.getAll(key));
   const answers = [];
   for (const [i, image] of query.getAll("image").entries()) {
     await fetchImage(new URL(image, location.href));
     element("case").value = cases[i] ?? "";
-    const { tiles, ...answer } = await writeReport();
-    // Bytes as text, to be compared with the program's.
-    const pixels = tiles.map((planes) => planes.map((plane) => btoa(String.fromCharCode(...plane))));
+    const { tiles, ...answer } = await writeReport(Number(most[i]) || undefined);
+    // Bytes as digits, to be compared with the program's.
+    const hex = (bytes) => Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join("");
     const fields = Object.fromEntries(parseReport(answer.text));
-    answers.push({ image, pixels, fields, ...answer });
+    answers.push({ image, fields, ...answer, tiles: tiles.map((planes) => planes.map(hex)) });
   }
-  return { adapter: state.ops.device.name, load_ms: state.loaded, answers };
+  const { device, stream } = state.ops;
+  return { adapter: device.name, load_ms: state.loaded, answers, kernels: stream.kernels() };
 }
 
 async function start() {
