@@ -7,13 +7,13 @@ import { Device } from "./device.js";
 /** Variants that are compiled at a time. */
 const AT_ONCE = 8;
 
-/** Compiles one text; messages and errors of the browser's compiler, empty if it is content. */
-async function compile(device, { text }) {
+/** Compiles one text, down to the device's own code if `pipeline`; messages of the browser's compiler, empty if it is content. */
+async function compile(device, { text, pipeline }) {
   const { raw } = device;
   const module = raw.createShaderModule({ code: browserText(text) });
   const { messages } = await module.getCompilationInfo();
   const found = messages.map(({ type, lineNum, linePos, message }) => `${type} at ${lineNum}:${linePos}: ${message}`);
-  if (messages.some(({ type }) => type === "error")) {
+  if (!pipeline || messages.some(({ type }) => type === "error")) {
     return found;
   }
   try {
@@ -27,7 +27,7 @@ async function compile(device, { text }) {
 /**
  * Compiles all variants and shows what came of it.
  * @param {HTMLElement} main where to show it
- * @param {string | null} path of `[{name, text}]` in JSON
+ * @param {string | null} path of `[{name, text, pipeline}]` in JSON
  */
 export async function checkShaders(main, path) {
   main.className = "check";
@@ -41,6 +41,7 @@ export async function checkShaders(main, path) {
   const variants = await (await fetch(url)).json();
   // WebGPU's default limits: what every browser has.
   const device = await Device.open({ defaultLimits: true });
+  const started = performance.now();
   const refused = [];
   let done = 0;
   const queue = [...variants];
@@ -60,5 +61,6 @@ export async function checkShaders(main, path) {
     block.textContent = `${name}\n${messages.join("\n")}`;
     main.append(block);
   }
-  return { adapter: device.name, checked: variants.length, refused, problem: device.problem };
+  const seconds = Math.round((performance.now() - started) / 100) / 10;
+  return { adapter: device.name, checked: variants.length, refused, problem: device.problem, seconds };
 }

@@ -93,7 +93,7 @@ export class Device {
 
   check() {
     if (this.problem) {
-      throw new Error(`the GPU failed: ${this.problem}`);
+      throw new Error(`the GPU failed: ${this.problem}. Reload the page to open it again.`);
     }
   }
 

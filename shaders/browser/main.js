@@ -9,11 +9,14 @@ import { FIELDS, parseReport } from "./report.js";
 
 const query = new URLSearchParams(location.search);
 const DEMO = new URL("../../assets/demo/", import.meta.url);
-const EXAMPLES = ["nih-00004621_000.jpg", "nih-00015599_000.jpg", "nih-00028558_000.jpg"];
+/** The demonstration model's images; their cases are of the form that it learned from. */
+const EXAMPLES = [["nih-00004621_000.jpg", 72, "man"], ["nih-00015599_000.jpg", 44, "woman"], ["nih-00028558_000.jpg", 38, "woman"]];
+const EXAMPLE_CASE = "Follow-up number 0 in this patient's series of chest radiographs. Posteroanterior (PA) view requested for the "
+  + "assessment of the chest.";
 const element = (id) => document.getElementById(id);
 
 /** What is there so far. */
-const state = { ops: null, reader: null, image: null, name: "", busy: null, url: null };
+const state = { ops: null, reader: null, image: null, name: "", busy: null, opening: false, url: null };
 
 function status(text) {
   element("status").textContent = text;
@@ -44,9 +47,18 @@ function refresh() {
   element("write").textContent = state.busy ? "Stop" : "Write report";
 }
 
+/** Refuses what would change the model or the image under a running report. */
+function refuseWhileBusy() {
+  if (state.busy || state.opening) {
+    throw new Error(state.busy ? "A report is being written; stop it first." : "A model is being loaded; wait for it.");
+  }
+}
+
 /** Puts a model on the device in place of the present one. */
 async function openModel(folder) {
+  refuseWhileBusy();
   problem(null);
+  state.opening = true;
   state.reader = null;
   refresh();
   element("model-name").textContent = folder.name;
@@ -70,6 +82,7 @@ async function openModel(folder) {
     element("model-name").textContent = `${folder.name}, ${millions} M parameters in ${dtype}`;
     status(state.image ? "Ready." : "Ready. Choose an X-ray.");
   } finally {
+    state.opening = false;
     progress(null);
     refresh();
   }
@@ -77,6 +90,9 @@ async function openModel(folder) {
 
 /** Shows an image and makes it the one to read. */
 function showImage(blob, name) {
+  if (state.busy) {
+    refuseWhileBusy();
+  }
   problem(null);
   if (state.url) {
     URL.revokeObjectURL(state.url);
@@ -200,7 +216,8 @@ const guarded = (handler) => async (event) => {
 
 function connect() {
   const stage = element("stage");
-  element("pick").addEventListener("change", ({ target }) => target.files[0] && showImage(target.files[0], target.files[0].name));
+  const take = guarded((files) => files[0] && showImage(files[0], files[0].name));
+  element("pick").addEventListener("change", ({ target }) => take(target.files));
   for (const kind of ["dragover", "dragleave", "drop"]) {
     // Anywhere on the page: a file that misses the stage must not replace the page.
     addEventListener(kind, (event) => {
@@ -208,7 +225,7 @@ function connect() {
       stage.classList.toggle("over", kind === "dragover");
     });
   }
-  addEventListener("drop", ({ dataTransfer: { files } }) => files[0] && showImage(files[0], files[0].name));
+  addEventListener("drop", ({ dataTransfer }) => take(dataTransfer.files));
   element("as-seen").addEventListener("change", toggleSeen);
   element("ask").addEventListener("submit", guarded(async (event) => {
     event.preventDefault();
@@ -223,7 +240,7 @@ function connect() {
     const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
     document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
   });
-  element("examples").append(...EXAMPLES.map((name) => {
+  element("examples").append(...EXAMPLES.map(([name, age, gender]) => {
     const button = document.createElement("button");
     const picture = document.createElement("img");
     const url = new URL(`images/${name}`, DEMO);
@@ -231,7 +248,11 @@ function connect() {
     Object.assign(button, { type: "button", title: name });
     button.dataset.name = name;
     button.append(picture);
-    button.addEventListener("click", guarded(() => fetchImage(url)));
+    button.addEventListener("click", guarded(async () => {
+      await fetchImage(url);
+      element("case").value = EXAMPLE_CASE;
+      [element("age").value, element("gender").value] = [age, gender];
+    }));
     return button;
   }));
 }
@@ -283,6 +304,9 @@ async function start() {
       await post(await automatic());
     }
   } catch (error) {
+    if (error instanceof NoGpu) {
+      element("adapter").textContent = "no WebGPU";
+    }
     problem(error);
     const kind = error instanceof NoGpu ? "no GPU" : "failed";
     await post({ error: `${kind}: ${error.message}`, stack: String(error.stack) });

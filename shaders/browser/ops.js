@@ -13,6 +13,8 @@ export const KERNELS = [
 /** Most rows of x that the thin product takes, and invocations that share one of its columns. */
 const THIN = 8;
 const THIN_LANES = 32;
+/** The same where the processor plays the GPU: there a workgroup's barriers cost most. */
+const SOFTWARE_LANES = 1;
 /** Rows and columns of a tile of the product; large tiles from which on they are used. */
 const TILE = 64;
 const LARGE_TILES = 16;
@@ -105,8 +107,9 @@ export class Ops {
       },
     };
     if (m <= THIN) {
-      launch.constants = { B_BY_K: true, ROWS: m, LANES: THIN_LANES };
-      this.stream.launch("matmul_thin", launch, [Math.ceil(n / (256 / THIN_LANES)), 1, 1]);
+      const lanes = this.device.fallback ? SOFTWARE_LANES : THIN_LANES;
+      launch.constants = { B_BY_K: true, ROWS: m, LANES: lanes };
+      this.stream.launch("matmul_thin", launch, [Math.ceil(n / (256 / lanes)), 1, 1]);
       return y;
     }
     const tiles = (edge) => Math.ceil(m / edge) * Math.ceil(n / edge);

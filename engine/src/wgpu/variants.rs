@@ -1,7 +1,7 @@
 //! Which variants of the kernels differ in more than what naga or Tint would tell alike: what tests put through shader
 //! compilers.
 
-use super::source::{Access, SHADERS, Value, Variant, file};
+use super::source::{Access, SHADERS, Value, Variant};
 use crate::DType;
 
 /// Constants and unbound tensors of the variants of a kernel that differ in more than element types.
@@ -54,7 +54,8 @@ fn binds(name: &str, seen: &mut Vec<String>) -> Vec<(String, &'static str, Optio
     }
     seen.push(name.into());
     let mut found = Vec::new();
-    for line in file(name).unwrap_or_default().lines() {
+    let text = SHADERS.iter().find(|(n, _)| *n == name).map_or("", |(_, text)| text);
+    for line in text.lines() {
         if let Some(path) = line.strip_prefix("#include ") {
             found.extend(binds(path.trim_matches('"').trim_end_matches(".wgsl"), seen));
         } else if let Some(rest) = line.strip_prefix("#bind ") {
@@ -68,13 +69,13 @@ fn binds(name: &str, seen: &mut Vec<String>) -> Vec<(String, &'static str, Optio
 }
 
 /// Every kernel with every set of its constants and optional tensors, in every floating type, with outputs whose words
-/// have one writer or several.
-pub fn every_variant() -> Vec<(&'static str, Variant)> {
+/// have one writer or several: name, floating type, variant. Where a kernel has no say in a type, equal texts come of it.
+pub fn every_variant() -> Vec<(&'static str, DType, Variant)> {
     let mut all = Vec::new();
     for &(kernel, _) in SHADERS.iter().filter(|(name, _)| !name.starts_with("common/")) {
         let binds = binds(kernel, &mut Vec::new());
         for (constants, unbound) in variants(kernel) {
-            for dtype in [DType::F32, DType::BF16, DType::F16] {
+            for float in [DType::F32, DType::BF16, DType::F16] {
                 for outputs in [Access::Whole, Access::Shared] {
                     let mut variant = Variant::default();
                     variant.constants.extend(constants.iter().copied());
@@ -84,10 +85,10 @@ pub fn every_variant() -> Vec<(&'static str, Variant)> {
                             "table" => Access::Uniform,
                             _ => outputs,
                         };
-                        let dtype = if mode == "table" { DType::F32 } else { fixed.unwrap_or(dtype) };
+                        let dtype = if mode == "table" { DType::F32 } else { fixed.unwrap_or(float) };
                         variant.tensors.insert(name, (dtype, access));
                     }
-                    all.push((kernel, variant));
+                    all.push((kernel, float, variant));
                 }
             }
         }
