@@ -34,7 +34,7 @@ async function findAdapter() {
     throw new NoGpu("Browsers offer WebGPU only to pages from https:// or from this machine. Open the page as http://localhost:….");
   }
   if (!navigator.gpu) {
-    throw new NoGpu("This browser has no WebGPU. Chrome and Edge have it from version 113, Safari from 26, Firefox from 141 (Windows) and 145 (macOS).");
+    throw new NoGpu("This browser has no WebGPU. Chrome and Edge have it, newer Safari and Firefox too.");
   }
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) {
@@ -45,7 +45,7 @@ async function findAdapter() {
 }
 
 /** What the adapter calls itself. */
-function adapterName({ info }) {
+function adapterName({ info = {} }) {
   const parts = [info.description || info.device, info.vendor, info.architecture].filter(Boolean);
   return [...new Set(parts)].join(", ") || "unnamed adapter";
 }
@@ -64,7 +64,7 @@ export class Device {
     // Asked for where they are: a kernel may have a variant with them.
     const requiredFeatures = ["subgroups", "shader-f16"].filter((f) => adapter.features.has(f));
     const raw = await adapter.requestDevice({ label: "roentgen", requiredFeatures, requiredLimits });
-    return new Device(raw, adapterName(adapter), Boolean(adapter.info.isFallbackAdapter));
+    return new Device(raw, adapterName(adapter), Boolean(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter));
   }
 
   constructor(raw, name, fallback) {

@@ -1,9 +1,10 @@
-// The page. `?image=URL`, `?case=TEXT`, `?model=URL`, `?dtype=f32` set what is read; `?auto` begins at once and, with `?post=PATH`, sends
-// the result to the server that the page comes from: tests do. An image that a person chose is never sent anywhere.
+// The page. `?model=FOLDER` and `?dtype=f32` choose the model. For tests: `?auto` reads `image=URL`, with `case=TEXT`, at once and, with
+// `post=PATH`, sends the result to the server that the page comes from; with `picked` the model's files take the way of chosen ones. An
+// image that a person chose is never sent anywhere.
 
 import { checkShaders } from "./check.js";
 import { NoGpu } from "./device.js";
-import { ChosenFiles, ServedFolder } from "./files.js";
+import { ChosenFiles, MODEL_FILES, ServedFolder } from "./files.js";
 import { openGpu, Reader } from "./reader.js";
 import { FIELDS, parseReport } from "./report.js";
 
@@ -265,6 +266,12 @@ async function fetchImage(url) {
   showImage(await answer.blob(), url.pathname.split("/").at(-1));
 }
 
+/** A served folder's files as if they had been chosen. */
+async function asChosen(folder) {
+  const blobs = await Promise.all(MODEL_FILES.map(async (name) => [name, await folder.open(name)]));
+  return new ChosenFiles(blobs.filter(([, blob]) => blob).map(([name, blob]) => new File([blob], name)));
+}
+
 /** Sends a test's result to the server that the page comes from. */
 async function post(result) {
   const to = new URL(query.get("post") ?? "", location.href);
@@ -299,7 +306,8 @@ async function start() {
       return;
     }
     const model = query.get("model");
-    await openModel(new ServedFolder(model ? new URL(`${model.replace(/\/?$/, "/")}`, location.href) : DEMO));
+    const folder = new ServedFolder(model ? new URL(model.replace(/\/?$/, "/"), location.href) : DEMO);
+    await openModel(query.has("picked") ? await asChosen(folder) : folder);
     if (query.has("auto")) {
       await post(await automatic());
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -79,11 +80,15 @@ impl Drop for Chromium {
     }
 }
 
+/// Pages go one by one: the processor plays the GPU of each.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Opens the page with `query` and waits for what it sends back, at most `patience`.
 ///
 /// # Panics
 /// If nothing comes, with the page's console.
 pub(crate) fn visit(program: &PathBuf, server: &Server, query: &str, patience: Duration) -> Value {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut browser = Chromium::open(program, &server.page(query));
     let started = Instant::now();
     let result = loop {

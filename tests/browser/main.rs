@@ -59,7 +59,10 @@ fn the_page_writes_the_programs_reports() {
     let demo = |name: &str, case: &'static str| Asked::demo(name, case);
     let asked = [
         demo("nih-00004621_000.jpg", ""),
-        demo("nih-00015599_000.jpg", "A 44-year-old woman. Posteroanterior (PA) view; naïve 38.5 °C, Δ  two spaces."),
+        demo(
+            "nih-00015599_000.jpg",
+            "A 44-year-old woman. Posteroanterior (PA) view; naïve 38.5 °C, Δ  two spaces.",
+        ),
         demo("nih-00028558_000.jpg", ""),
         // Few tokens: these are about pixels.
         Asked::png("/test/grey8.png", image::ColorType::L8),
@@ -70,7 +73,7 @@ fn the_page_writes_the_programs_reports() {
     let extra = asked.iter().filter_map(Asked::served).collect();
     let server = Server::start(extra);
     let query: String = asked.iter().map(|a| format!("&{}", a.query())).collect();
-    let result = visit(&chromium, &server, &format!("auto&post=/done{query}"), PATIENCE);
+    let result = visit(&chromium, &server, &format!("auto&picked&post=/done{query}"), PATIENCE);
     assert!(result["error"].is_null(), "{}\n{}", result["error"], result["stack"]);
     let answers = result["answers"].as_array().unwrap();
     assert_eq!(answers.len(), asked.len());
@@ -81,7 +84,13 @@ fn the_page_writes_the_programs_reports() {
         let difference = largest_difference(&answer["tiles"], &expected.tiles);
         let allowed = if asked.is_jpeg() { JPEG_TOLERANCE } else { 0 };
         assert!(difference <= allowed, "{name}: a byte of the model's image differs by {difference}");
-        assert_eq!(answer["ids"], json!(expected.ids), "{name}: {} instead of {}", answer["text"], expected.text);
+        assert_eq!(
+            answer["ids"],
+            json!(expected.ids),
+            "{name}: {} instead of {}",
+            answer["text"],
+            expected.text
+        );
         assert_eq!(answer["text"], expected.text.trim(), "{name}");
         println!(
             "{name}: {} ids equal, image bytes within {difference}, {:.2} s in the page ({:.2} s to the first token)",

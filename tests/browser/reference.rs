@@ -32,7 +32,12 @@ impl Asked {
     /// One of the demonstration model's images.
     pub(crate) fn demo(name: &str, case: &'static str) -> Self {
         let bytes = std::fs::read(demo_folder().join("images").join(name)).unwrap();
-        Self { path: format!("/assets/demo/images/{name}"), bytes, case, most: Options::default().max_new_tokens }
+        Self {
+            path: format!("/assets/demo/images/{name}"),
+            bytes,
+            case,
+            most: Options::default().max_new_tokens,
+        }
     }
 
     /// A PNG of this type that is no square and has a gradient in every channel.
@@ -43,12 +48,16 @@ impl Asked {
             ColorType::L8 => DynamicImage::ImageLuma8(image::ImageBuffer::from_fn(width, height, |x, y| {
                 image::Luma([(at(x, y, 0) / 4) as u8])
             })),
-            ColorType::L16 => DynamicImage::ImageLuma16(image::ImageBuffer::from_fn(width, height, |x, y| {
-                image::Luma([at(x, y, 0) as u16 * 3 + 700])
-            })),
-            ColorType::Rgba8 => DynamicImage::ImageRgba8(image::ImageBuffer::from_fn(width, height, |x, y| {
-                image::Rgba([0, 1, 2, 3].map(|c| (at(x, y, c) / 4) as u8))
-            })),
+            ColorType::L16 => {
+                DynamicImage::ImageLuma16(image::ImageBuffer::from_fn(width, height, |x, y| {
+                    image::Luma([at(x, y, 0) as u16 * 3 + 700])
+                }))
+            }
+            ColorType::Rgba8 => {
+                DynamicImage::ImageRgba8(image::ImageBuffer::from_fn(width, height, |x, y| {
+                    image::Rgba([0, 1, 2, 3].map(|c| (at(x, y, c) / 4) as u8))
+                }))
+            }
             other => panic!("{other:?}"),
         };
         let mut bytes = Cursor::new(Vec::new());
@@ -105,13 +114,17 @@ impl Program {
         let case = Some(asked.case).filter(|case| !case.is_empty());
         let prompt = self.bundle.prompt(&[message(case, Limit::default())], &[tiles]).unwrap();
         let prompt_ids = prompt.ids.clone();
-        let options =
-            Options { max_new_tokens: asked.most, stop_tokens: self.bundle.stop_tokens(), ..Options::default() };
+        let options = Options {
+            max_new_tokens: asked.most,
+            stop_tokens: self.bundle.stop_tokens(),
+            ..Options::default()
+        };
         let tokenizer = Some(&self.bundle.tokenizer);
-        let (mut answers, _) = generate(self.bundle.decoder(), tokenizer, &[prompt], &options, &mut |_, _| {
-            ControlFlow::Continue(())
-        })
-        .unwrap();
+        let (mut answers, _) =
+            generate(self.bundle.decoder(), tokenizer, &[prompt], &options, &mut |_, _| {
+                ControlFlow::Continue(())
+            })
+            .unwrap();
         let answer = answers.pop().unwrap();
         Expected { prompt_ids, tiles: of_tiles, ids: answer.ids, text: answer.text }
     }

@@ -11,8 +11,7 @@ use crate::tolerance::Class;
 
 /// Applies weights of the CPU where `x` is.
 fn group(x: &Tensor, weights: &[(Quantized, Array)]) -> Result<Vec<Tensor>> {
-    let weights: Vec<Quantized> =
-        weights.iter().map(|w| w.0.to_device(x.device())).collect::<Result<_>>()?;
+    let weights: Vec<Quantized> = weights.iter().map(|w| w.0.to_device(x.device())).collect::<Result<_>>()?;
     x.linear_nf4_group(&weights.iter().collect::<Vec<_>>())
 }
 
@@ -77,7 +76,11 @@ fn each_output_is_that_of_its_layer_alone() {
             let together = x.linear_nf4_group(&weights.iter().collect::<Vec<_>>()).unwrap();
             for (y, weight) in together.iter().zip(&weights) {
                 let alone = x.linear_nf4(weight, None, None).unwrap();
-                assert_eq!(y.to_bytes().unwrap(), alone.to_bytes().unwrap(), "{device}: {rows} rows of {inner}");
+                assert_eq!(
+                    y.to_bytes().unwrap(),
+                    alone.to_bytes().unwrap(),
+                    "{device}: {rows} rows of {inner}"
+                );
             }
         }
     }

@@ -17,9 +17,7 @@ fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)
         "rope" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],
         "norm_grad_weight" => vec![flag("LAYER"), (vec![], vec!["db"])],
         "embedding" => vec![flag("PART"), (vec![], vec![])],
-        "lora" | "lora_thin" => {
-            vec!["ROUND_B", "DROP_A", "DROP_B", "ADD"].into_iter().map(flag).collect()
-        }
+        "lora" | "lora_thin" => vec!["ROUND_B", "DROP_A", "DROP_B", "ADD"].into_iter().map(flag).collect(),
         "matmul" => vec![
             (vec![("A_BY_K", false.into())], vec!["bias"]),
             (vec![("ROW_QUADS", 2.into()), ("COL_QUADS", 2.into())], vec![]),
@@ -31,10 +29,9 @@ fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)
             (vec![("NESTED", true.into())], vec!["scales"]),
             (vec![], [nested, vec!["h", "b", "bias"]].concat()),
         ],
-        "linear_nf4_grad" => vec![
-            (vec![("NESTED", true.into())], vec!["scales"]),
-            (vec![], [nested, vec!["u", "a"]].concat()),
-        ],
+        "linear_nf4_grad" => {
+            vec![(vec![("NESTED", true.into())], vec!["scales"]), (vec![], [nested, vec!["u", "a"]].concat())]
+        }
         "dequantize_blockwise" => {
             vec![(vec![("NESTED", true.into())], vec!["scales"]), (vec![("FOUR", false.into())], nested)]
         }
