@@ -74,7 +74,7 @@ struct CheckArgs {
 
 pub(crate) fn run(args: &DataArgs, global: &Global) -> Result<ExitCode> {
     // Sets the number of threads.
-    global.device()?;
+    global.processor()?;
     match &args.command {
         DataCommand::Multicare(args) => multicare(args, global),
         DataCommand::Check(args) => look(args, global),

@@ -84,7 +84,7 @@ struct Cpu {
 }
 
 pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
+    global.processor()?;
     let (name, cores) = system::processor();
     let memory = system::memory();
     let paths = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];

@@ -1,15 +1,17 @@
 //! Options that every command takes.
 
+use std::path::Path;
 use std::str::FromStr;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use engine::Device;
 use engine::cpu::{isa, threads};
+use engine::wgpu::adapters;
 
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, wgpu[:NAME] or cuda[:N]; NAME is a part of a GPU's name
+    /// Where to compute: auto, cpu, wgpu[:NAME] or cuda[:N]; NAME is a part of a GPU's name, auto takes the first GPU
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto", help_heading = "General")]
     device: DeviceChoice,
     /// Processor threads [default: all cores]
@@ -63,8 +65,9 @@ impl FromStr for DeviceChoice {
 }
 
 impl Global {
-    /// The device, with its number of threads set. To be called once, before anything is computed.
-    pub(crate) fn device(&self) -> Result<Device> {
+    /// Sets the processor's number of threads and checks the options: for commands that compute nothing, or on the
+    /// processor alone.
+    pub(crate) fn processor(&self) -> Result<()> {
         if let Some(problem) = isa::requested_error() {
             bail!(problem);
         }
@@ -74,9 +77,37 @@ impl Global {
         if let Some(n) = self.threads {
             threads::set_threads(usize::from(n));
         }
+        Ok(())
+    }
+
+    /// The device, with the processor's number of threads set. To be called once, before anything is computed.
+    pub(crate) fn device(&self) -> Result<Device> {
+        self.processor()?;
         match &self.device {
-            DeviceChoice::Wgpu(name) => Ok(Device::wgpu(name.as_deref())?),
-            _ => Ok(Device::cpu()),
+            DeviceChoice::Wgpu(name) => opened(Device::wgpu(name.as_deref())?),
+            DeviceChoice::Auto => automatic(),
+            DeviceChoice::Cpu | DeviceChoice::Absent(_) => Ok(Device::cpu()),
         }
     }
+}
+
+fn opened(device: Device) -> Result<Device> {
+    tracing::info!("computing on {}", device.description());
+    Ok(device)
+}
+
+/// The first GPU that is none of the processor's disguises, else the processor.
+fn automatic() -> Result<Device> {
+    // Loading drivers takes longer than many a report: not where the system has no GPU.
+    if cfg!(target_os = "linux")
+        && !["/dev/dri", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"].iter().any(|path| Path::new(path).exists())
+    {
+        return Ok(Device::cpu());
+    }
+    let Some(gpu) = adapters().into_iter().find(|adapter| !adapter.software) else {
+        return Ok(Device::cpu());
+    };
+    let device = Device::wgpu(Some(&gpu.name))
+        .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
+    opened(device)
 }

@@ -132,7 +132,7 @@ struct Prefill {
 }
 
 pub(crate) fn run(args: &InspectArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
+    global.processor()?;
     let source = Source::find(args.model.as_deref())?;
     let fits = source.file.as_ref().is_none_or(source::FileCheck::fits);
     let inspection = Inspection::new(source, args)?;

@@ -38,7 +38,6 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) fn run(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
     let config = TrainConfig::from_file(&args.config, &args.set)?;
     if args.print_config {
         if global.json {
@@ -48,8 +47,10 @@ pub(crate) fn run(args: &TrainArgs, global: &Global) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let device = global.device()?;
     interrupt::watch()?;
     let options = Options {
+        device: Some(&device),
         resume: args.resume,
         stop: Some(interrupt::flag()),
         progress: true,

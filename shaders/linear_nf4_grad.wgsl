@@ -38,6 +38,18 @@ fn b_at(k: u32, col: u32) -> f32 {
     return round_dy(load_a(p.a_at + (k - p.outer) * p.a_row + col * p.a_col));
 }
 
+// Not taken: B_OCT is never set, for neighbours along k lie apart.
+fn b_oct(k: u32, col: u32) -> Oct {
+    return Oct();
+}
+
+fn a_oct(row: u32, k: u32) -> Oct {
+    if (k < p.outer) {
+        return oct_dy(p.dy_at + row * p.dy_row + k);
+    }
+    return oct_u(row * p.rank + k - p.outer);
+}
+
 fn finish(row: u32, col: u32, sum: f32) -> f32 {
     return sum;
 }

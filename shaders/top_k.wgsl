@@ -1,4 +1,4 @@
-// The p.k largest of each row in descending order, a workgroup to a row: each pass finds the largest element that comes
+// A few (p.k) of the largest of each row in descending order, a workgroup to a row: each pass finds the largest element that comes
 // after the last one found, ordered by key and then by lower index.
 #include "common/grid.wgsl"
 #include "common/order.wgsl"

@@ -16,15 +16,16 @@ use model::lora::{Adapter, LoraConfig};
 use model::parity::{compare, compare_on};
 use model::siglip::position_ids;
 use model::smolvlm::{SmolVlm, pixel_shuffle};
+use roentgen_oracle::gpu::devices;
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny").join(name)
 }
 
-fn load(dtype: DType, trainable: bool) -> (Config, Network, Vec<(String, Tensor)>) {
+fn load(dtype: DType, trainable: bool, device: &Device) -> (Config, Network, Vec<(String, Tensor)>) {
     let config = Config::from_file(fixture("config.json")).unwrap();
     let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
-    let loader = Loader::from_weights(weights, Some(dtype), &Device::cpu());
+    let loader = Loader::from_weights(weights, Some(dtype), device);
     let loader = if trainable { loader.trainable() } else { loader };
     let network = network(&loader, &config).unwrap();
     let given = loader.given();
@@ -42,37 +43,41 @@ fn i64s(file: &Weights, name: &str) -> Vec<u32> {
 
 #[test]
 fn stages_losses_and_gradients() {
-    let reference = Weights::open(fixture("base.safetensors")).unwrap();
-    for checkpointing in [false, true] {
-        let (config, mut network, weights) = load(DType::F32, true);
-        if let Network::SmolVlm(model) = &mut network {
-            model.set_checkpointing(checkpointing);
+    for device in &devices() {
+        let reference = Weights::open(fixture("base.safetensors")).unwrap();
+        for checkpointing in [false, true] {
+            let (config, mut network, weights) = load(DType::F32, true, device);
+            if let Network::SmolVlm(model) = &mut network {
+                model.set_checkpointing(checkpointing);
+            }
+            let comparison = compare(&config, &network, &weights, &reference, DType::F32).unwrap();
+            for row in &comparison.rows {
+                println!("{:70} {:.2e} {:.2e}", row.name, row.max_abs, row.relative);
+            }
+            assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
+            let count = |prefix: &str| comparison.rows.iter().filter(|r| r.name.starts_with(prefix)).count();
+            assert_eq!(count("grad."), 24);
+            assert_eq!(count("vision."), 6);
+            assert_eq!(comparison.skipped, ["bf16.logits", "bf16.loss", "grad_norm_all"]);
         }
-        let comparison = compare(&config, &network, &weights, &reference, DType::F32).unwrap();
-        for row in &comparison.rows {
-            println!("{:70} {:.2e} {:.2e}", row.name, row.max_abs, row.relative);
-        }
-        assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
-        let count = |prefix: &str| comparison.rows.iter().filter(|r| r.name.starts_with(prefix)).count();
-        assert_eq!(count("grad."), 24);
-        assert_eq!(count("vision."), 6);
-        assert_eq!(comparison.skipped, ["bf16.logits", "bf16.loss", "grad_norm_all"]);
     }
 }
 
 #[test]
 fn all_gradients_together() {
-    let reference = Weights::open(fixture("base.safetensors")).unwrap();
-    let want = reference.require("grad_norm_all").unwrap().to_f32().unwrap()[0];
-    let (_, network, weights) = load(DType::F32, true);
-    let gradients = base_loss(&network, &reference, DType::F32).backward().unwrap();
-    let squares: f64 = weights
-        .iter()
-        .filter_map(|(_, w)| gradients.get(w))
-        .map(|g| g.sum_squares().unwrap().item().unwrap())
-        .sum();
-    let relative = (squares.sqrt() / f64::from(want) - 1.0).abs();
-    assert!(relative < 1e-5, "{} against {want}", squares.sqrt());
+    for device in &devices() {
+        let reference = Weights::open(fixture("base.safetensors")).unwrap();
+        let want = reference.require("grad_norm_all").unwrap().to_f32().unwrap()[0];
+        let (_, network, weights) = load(DType::F32, true, device);
+        let gradients = base_loss(&network, &reference, DType::F32).backward().unwrap();
+        let squares: f64 = weights
+            .iter()
+            .filter_map(|(_, w)| gradients.get(w))
+            .map(|g| g.sum_squares().unwrap().item().unwrap())
+            .sum();
+        let relative = (squares.sqrt() / f64::from(want) - 1.0).abs();
+        assert!(relative < 1e-5, "{} against {want}", squares.sqrt());
+    }
 }
 
 /// The mean loss of the base fixture.
@@ -91,7 +96,7 @@ fn base_logits(network: &Network, reference: &Weights, dtype: DType) -> Tensor {
     let pixels: Vec<f32> = reference.require("pixel_values").unwrap().to_f32().unwrap();
     let real: Vec<f32> =
         pixels.chunks(3 * 24 * 24).filter(|t| t.iter().any(|&x| x != 0.0)).flatten().copied().collect();
-    let pixels = Tensor::from_slice(&real, &[4, 3, 24, 24], &Device::cpu()).unwrap();
+    let pixels = Tensor::from_slice(&real, &[4, 3, 24, 24], network.decoder().device()).unwrap();
     let model = vlm(network);
     let features = model.image_features_in(dtype, &pixels, None).unwrap();
     model.forward(&ids, &lengths, Some(&features), dtype).unwrap()
@@ -100,43 +105,47 @@ fn base_logits(network: &Network, reference: &Weights, dtype: DType) -> Tensor {
 /// The whole model in bf16 lies as near to the f32 logits as PyTorch's own bf16 model does.
 #[test]
 fn bf16_is_as_good_as_the_references() {
-    let reference = Weights::open(fixture("base.safetensors")).unwrap();
-    let (_, network, _) = load(DType::BF16, false);
-    let ours = base_logits(&network, &reference, DType::BF16).to_f32_vec().unwrap();
-    let exact = reference.require("logits").unwrap().to_f32().unwrap();
-    let theirs = reference.require("bf16.logits").unwrap().to_f32().unwrap();
-    let rms = |a: &[f32]| {
-        let squares: f64 = a.iter().zip(&exact).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-        (squares / exact.len() as f64).sqrt()
-    };
-    println!("rms distance to f32: ours {:.4}, PyTorch's {:.4}", rms(&ours), rms(&theirs));
-    assert!(rms(&ours) < 1.25 * rms(&theirs));
-    let loss = base_loss(&network, &reference, DType::BF16).item().unwrap();
-    let want = f64::from(reference.require("loss").unwrap().to_f32().unwrap()[0]);
-    let theirs = f64::from(reference.require("bf16.loss").unwrap().to_f32().unwrap()[0]);
-    assert!(
-        (loss - want).abs() < 2.0 * (theirs - want).abs() + 5e-3 * want,
-        "{loss} against {want} and {theirs}"
-    );
+    for device in &devices() {
+        let reference = Weights::open(fixture("base.safetensors")).unwrap();
+        let (_, network, _) = load(DType::BF16, false, device);
+        let ours = base_logits(&network, &reference, DType::BF16).to_f32_vec().unwrap();
+        let exact = reference.require("logits").unwrap().to_f32().unwrap();
+        let theirs = reference.require("bf16.logits").unwrap().to_f32().unwrap();
+        let rms = |a: &[f32]| {
+            let squares: f64 = a.iter().zip(&exact).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+            (squares / exact.len() as f64).sqrt()
+        };
+        println!("rms distance to f32: ours {:.4}, PyTorch's {:.4}", rms(&ours), rms(&theirs));
+        assert!(rms(&ours) < 1.25 * rms(&theirs));
+        let loss = base_loss(&network, &reference, DType::BF16).item().unwrap();
+        let want = f64::from(reference.require("loss").unwrap().to_f32().unwrap()[0]);
+        let theirs = f64::from(reference.require("bf16.loss").unwrap().to_f32().unwrap()[0]);
+        assert!(
+            (loss - want).abs() < 2.0 * (theirs - want).abs() + 5e-3 * want,
+            "{loss} against {want} and {theirs}"
+        );
+    }
 }
 
 #[test]
 fn partly_valid_tiles() {
-    let file = Weights::open(fixture("vision.safetensors")).unwrap();
-    let (_, network, _) = load(DType::F32, false);
-    let model = vlm(&network);
-    let pixels = file.require("partial.pixel_values").unwrap().to_f32().unwrap();
-    let pixels = Tensor::from_slice(&pixels, &[4, 3, 24, 24], &Device::cpu()).unwrap();
-    let patches: Vec<bool> =
-        file.require("partial.patch_attention_mask").unwrap().bytes().iter().map(|&b| b != 0).collect();
-    let ids: Vec<u32> = patches.chunks(36).flat_map(|tile| position_ids(tile, 6)).collect();
-    assert_eq!(ids, i64s(&file, "partial.position_ids"));
-    let hidden = model.vision.forward(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
-    let want = file.require("partial.last_hidden_state").unwrap().to_f32().unwrap();
-    // Invalid patches attend to valid ones only, as queries they are computed all the same.
-    close(&hidden, &want, 2e-5);
-    let tokens = model.image_features(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
-    close(&tokens, &file.require("partial.connector").unwrap().to_f32().unwrap(), 2e-5);
+    for device in &devices() {
+        let file = Weights::open(fixture("vision.safetensors")).unwrap();
+        let (_, network, _) = load(DType::F32, false, device);
+        let model = vlm(&network);
+        let pixels = file.require("partial.pixel_values").unwrap().to_f32().unwrap();
+        let pixels = Tensor::from_slice(&pixels, &[4, 3, 24, 24], device).unwrap();
+        let patches: Vec<bool> =
+            file.require("partial.patch_attention_mask").unwrap().bytes().iter().map(|&b| b != 0).collect();
+        let ids: Vec<u32> = patches.chunks(36).flat_map(|tile| position_ids(tile, 6)).collect();
+        assert_eq!(ids, i64s(&file, "partial.position_ids"));
+        let hidden = model.vision.forward(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
+        let want = file.require("partial.last_hidden_state").unwrap().to_f32().unwrap();
+        // Invalid patches attend to valid ones only, as queries they are computed all the same.
+        close(&hidden, &want, 2e-5);
+        let tokens = model.image_features(&pixels, Some(&patches)).unwrap().to_f32_vec().unwrap();
+        close(&tokens, &file.require("partial.connector").unwrap().to_f32().unwrap(), 2e-5);
+    }
 }
 
 fn close(ours: &[f32], want: &[f32], tolerance: f32) {
@@ -179,58 +188,67 @@ fn pixel_shuffles() {
 /// The prompts of the generation fixture are those of the base fixture without padding.
 fn prompt(model: &SmolVlm, ids: Vec<u32>, tiles: &[f32]) -> Prompt {
     let pixels =
-        Tensor::from_slice(tiles, &[tiles.len() / (3 * 24 * 24), 3, 24, 24], &Device::cpu()).unwrap();
+        Tensor::from_slice(tiles, &[tiles.len() / (3 * 24 * 24), 3, 24, 24], model.text.device()).unwrap();
     let features = model.image_features(&pixels, None).unwrap();
     Prompt { embeds: model.embed(&ids, 1, Some(&features)).unwrap(), ids }
 }
 
 #[test]
 fn greedy_generation_alone_and_in_a_batch() {
-    let file = Weights::open(fixture("generate.safetensors")).unwrap();
-    let base = Weights::open(fixture("base.safetensors")).unwrap();
-    let pixels = base.require("pixel_values").unwrap().to_f32().unwrap();
-    let tile = 3 * 24 * 24;
-    let (_, network, _) = load(DType::F32, false);
-    let model = vlm(&network);
-    let options = Options { max_new_tokens: 12, ..Options::default() };
-    let run = |prompts: &[Prompt]| {
-        let mut ignore = |_: usize, _: &str| ControlFlow::Continue(());
-        let (answers, _) = generate(&model.text, None, prompts, &options, &mut ignore).unwrap();
-        answers.into_iter().map(|a| a.ids).collect::<Vec<_>>()
-    };
-    let first = || prompt(model, i64s(&file, "single0.input_ids"), &pixels[..3 * tile]);
-    let second = || prompt(model, i64s(&file, "single1.input_ids"), &pixels[3 * tile..4 * tile]);
-    let want = [i64s(&file, "single0.new_ids"), i64s(&file, "single1.new_ids")];
-    assert_eq!(run(&[first()]), want[..1]);
-    assert_eq!(run(&[second()]), want[1..]);
-    let both = i64s(&file, "batch.new_ids");
-    assert_eq!(run(&[first(), second()]), both.chunks(12).map(<[u32]>::to_vec).collect::<Vec<_>>());
-    assert_eq!(run(&[second(), first()]), [want[1].clone(), want[0].clone()]);
+    for device in &devices() {
+        let file = Weights::open(fixture("generate.safetensors")).unwrap();
+        let base = Weights::open(fixture("base.safetensors")).unwrap();
+        let pixels = base.require("pixel_values").unwrap().to_f32().unwrap();
+        let tile = 3 * 24 * 24;
+        let (_, network, _) = load(DType::F32, false, device);
+        let model = vlm(&network);
+        let options = Options { max_new_tokens: 12, ..Options::default() };
+        let run = |prompts: &[Prompt]| {
+            let mut ignore = |_: usize, _: &str| ControlFlow::Continue(());
+            let (answers, _) = generate(&model.text, None, prompts, &options, &mut ignore).unwrap();
+            answers.into_iter().map(|a| a.ids).collect::<Vec<_>>()
+        };
+        let first = || prompt(model, i64s(&file, "single0.input_ids"), &pixels[..3 * tile]);
+        let second = || prompt(model, i64s(&file, "single1.input_ids"), &pixels[3 * tile..4 * tile]);
+        let want = [i64s(&file, "single0.new_ids"), i64s(&file, "single1.new_ids")];
+        assert_eq!(run(&[first()]), want[..1]);
+        assert_eq!(run(&[second()]), want[1..]);
+        let both = i64s(&file, "batch.new_ids");
+        assert_eq!(run(&[first(), second()]), both.chunks(12).map(<[u32]>::to_vec).collect::<Vec<_>>());
+        assert_eq!(run(&[second(), first()]), [want[1].clone(), want[0].clone()]);
+    }
 }
 
 /// The fixture's adapter of rank 4 on 20 layers: logits, losses and every gradient of A and B.
 #[test]
 fn an_adapter() {
-    let (base, reference) = (fixture("base.safetensors"), fixture("lora.safetensors"));
-    let (base, reference) = (Weights::open(base).unwrap(), Weights::open(reference).unwrap());
-    for checkpointing in [false, true] {
-        let (config, mut network, _) = load(DType::F32, false);
-        if let Network::SmolVlm(model) = &mut network {
-            model.set_checkpointing(checkpointing);
+    for device in &devices() {
+        let (base, reference) = (fixture("base.safetensors"), fixture("lora.safetensors"));
+        let (base, reference) = (Weights::open(base).unwrap(), Weights::open(reference).unwrap());
+        for checkpointing in [false, true] {
+            let (config, mut network, _) = load(DType::F32, false, device);
+            if let Network::SmolVlm(model) = &mut network {
+                model.set_checkpointing(checkpointing);
+            }
+            let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
+            assert!(adapter.warnings.is_empty(), "{:?}", adapter.warnings);
+            assert_eq!(adapter.modules.len(), 20);
+            network.attach(&adapter).unwrap();
+            let parameters = adapter.parameters();
+            let comparison =
+                compare_on(&config, &network, &parameters, &base, &reference, DType::F32).unwrap();
+            assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
+            assert_eq!(comparison.rows.len(), 3 + 40);
+            assert!(
+                comparison.skipped.iter().all(|name| name.starts_with("train.")),
+                "{:?}",
+                comparison.skipped
+            );
+            // Taken off again the model is what it was.
+            network.detach();
+            let plain = compare(&config, &network, &[], &base, DType::F32).unwrap();
+            assert!(plain.first_bad().is_none(), "{:?}", plain.first_bad());
         }
-        let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
-        assert!(adapter.warnings.is_empty(), "{:?}", adapter.warnings);
-        assert_eq!(adapter.modules.len(), 20);
-        network.attach(&adapter).unwrap();
-        let parameters = adapter.parameters();
-        let comparison = compare_on(&config, &network, &parameters, &base, &reference, DType::F32).unwrap();
-        assert!(comparison.first_bad().is_none(), "{:?}", comparison.first_bad());
-        assert_eq!(comparison.rows.len(), 3 + 40);
-        assert!(comparison.skipped.iter().all(|name| name.starts_with("train.")), "{:?}", comparison.skipped);
-        // Taken off again the model is what it was.
-        network.detach();
-        let plain = compare(&config, &network, &[], &base, DType::F32).unwrap();
-        assert!(plain.first_bad().is_none(), "{:?}", plain.first_bad());
     }
 }
 
@@ -238,56 +256,59 @@ fn an_adapter() {
 /// 0; the clip is 1).
 #[test]
 fn five_steps_of_an_adapter() {
-    let reference = Weights::open(fixture("lora.safetensors")).unwrap();
-    let base = Weights::open(fixture("base.safetensors")).unwrap();
-    let floats = |name: &str| reference.require(name).unwrap().to_f32().unwrap();
-    let (_, network, _) = load(DType::F32, false);
-    let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
-    network.attach(&adapter).unwrap();
-    let parameters = adapter.parameters();
-    let zeros = |t: &Tensor| Tensor::zeros(&t.dims(), DType::F32, t.device()).unwrap();
-    for (name, value) in &parameters {
-        let start = match reference.get(&format!("train.start.{name}")) {
-            Some(entry) => {
-                Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), value.device()).unwrap()
-            }
-            None => zeros(value),
-        };
-        value.detach().write(&start).unwrap();
-    }
-    let moments: Vec<_> = parameters.iter().map(|(_, t)| (zeros(t), zeros(t))).collect();
-    let (losses, norms, rates) =
-        (floats("train.losses"), floats("train.grad_norms"), floats("train.learning_rates"));
-    let near = |ours: f64, theirs: f32, what: &str| {
-        assert!((ours / f64::from(theirs) - 1.0).abs() < 2e-5, "{what}: {ours} against {theirs}");
-    };
-    for (step, &rate) in rates.iter().enumerate() {
-        let loss = base_loss(&network, &base, DType::F32);
-        near(loss.item().unwrap(), losses[step], &format!("loss {step}"));
-        let gradients = loss.backward().unwrap();
-        let squares = |t: &Tensor| gradients.get(t).unwrap().sum_squares().unwrap().item().unwrap();
-        let norm = parameters.iter().map(|(_, t)| squares(t)).sum::<f64>().sqrt();
-        near(norm, norms[step], &format!("norm {step}"));
-        let clip = (1.0 / (norm + 1e-6)).min(1.0) as f32;
-        for ((_, p), (m, v)) in parameters.iter().zip(&moments) {
-            let op = AdamW {
-                lr: f64::from(rate),
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                step: step as u32 + 1,
-                grad_scale: 1.0,
+    for device in &devices() {
+        let reference = Weights::open(fixture("lora.safetensors")).unwrap();
+        let base = Weights::open(fixture("base.safetensors")).unwrap();
+        let floats = |name: &str| reference.require(name).unwrap().to_f32().unwrap();
+        let (_, network, _) = load(DType::F32, false, device);
+        let adapter = Adapter::open_trainable(&fixture("adapter"), &network).unwrap();
+        network.attach(&adapter).unwrap();
+        let parameters = adapter.parameters();
+        let zeros = |t: &Tensor| Tensor::zeros(&t.dims(), DType::F32, t.device()).unwrap();
+        for (name, value) in &parameters {
+            let start = match reference.get(&format!("train.start.{name}")) {
+                Some(entry) => {
+                    Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), value.device()).unwrap()
+                }
+                None => zeros(value),
             };
-            Tensor::adamw_step(p, m, v, &gradients.get(p).unwrap().affine(clip, 0.0).unwrap(), &op).unwrap();
+            value.detach().write(&start).unwrap();
         }
-    }
-    near(base_loss(&network, &base, DType::F32).item().unwrap(), losses[5], "last loss");
-    for (name, value) in &parameters {
-        let want = floats(&format!("train.end.{name}"));
-        let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        // A step is the ratio of two moments: where a gradient is nearly 0 its noise is not small against it.
-        close(&value.to_f32_vec().unwrap(), &want, 2e-3 * largest);
+        let moments: Vec<_> = parameters.iter().map(|(_, t)| (zeros(t), zeros(t))).collect();
+        let (losses, norms, rates) =
+            (floats("train.losses"), floats("train.grad_norms"), floats("train.learning_rates"));
+        let near = |ours: f64, theirs: f32, what: &str| {
+            assert!((ours / f64::from(theirs) - 1.0).abs() < 2e-5, "{what}: {ours} against {theirs}");
+        };
+        for (step, &rate) in rates.iter().enumerate() {
+            let loss = base_loss(&network, &base, DType::F32);
+            near(loss.item().unwrap(), losses[step], &format!("loss {step}"));
+            let gradients = loss.backward().unwrap();
+            let squares = |t: &Tensor| gradients.get(t).unwrap().sum_squares().unwrap().item().unwrap();
+            let norm = parameters.iter().map(|(_, t)| squares(t)).sum::<f64>().sqrt();
+            near(norm, norms[step], &format!("norm {step}"));
+            let clip = (1.0 / (norm + 1e-6)).min(1.0) as f32;
+            for ((_, p), (m, v)) in parameters.iter().zip(&moments) {
+                let op = AdamW {
+                    lr: f64::from(rate),
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    eps: 1e-8,
+                    weight_decay: 0.01,
+                    step: step as u32 + 1,
+                    grad_scale: 1.0,
+                };
+                Tensor::adamw_step(p, m, v, &gradients.get(p).unwrap().affine(clip, 0.0).unwrap(), &op)
+                    .unwrap();
+            }
+        }
+        near(base_loss(&network, &base, DType::F32).item().unwrap(), losses[5], "last loss");
+        for (name, value) in &parameters {
+            let want = floats(&format!("train.end.{name}"));
+            let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            // A step is the ratio of two moments: where a gradient is nearly 0 its noise is not small against it.
+            close(&value.to_f32_vec().unwrap(), &want, 2e-3 * largest);
+        }
     }
 }
 
@@ -295,74 +316,78 @@ fn five_steps_of_an_adapter() {
 /// the head, the cache and generation work in that mix.
 #[test]
 fn bf16_products_over_an_f32_stream() {
-    let reference = Weights::open(fixture("base.safetensors")).unwrap();
-    let config = Config::from_file(fixture("config.json")).unwrap();
-    let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
-    let loader = Loader::from_weights(weights, Some(DType::F32), &Device::cpu()).computing_in(DType::BF16);
-    let mixed = network(&loader, &config).unwrap();
-    let (_, low, _) = load(DType::BF16, false);
-    let exact = reference.require("logits").unwrap().to_f32().unwrap();
-    let distance = |logits: &Tensor| {
-        let ours = logits.to_f32_vec().unwrap();
-        ours.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
-    };
-    let logits = base_logits(&mixed, &reference, DType::F32);
-    assert_eq!(logits.dtype(), DType::F32);
-    let (mixed_far, low_far) = (distance(&logits), distance(&base_logits(&low, &reference, DType::BF16)));
-    println!("distance to f32: {mixed_far:.3} with an f32 stream, {low_far:.3} with a bf16 one");
-    assert!(mixed_far < low_far && mixed_far > 0.0);
+    for device in &devices() {
+        let reference = Weights::open(fixture("base.safetensors")).unwrap();
+        let config = Config::from_file(fixture("config.json")).unwrap();
+        let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
+        let loader = Loader::from_weights(weights, Some(DType::F32), device).computing_in(DType::BF16);
+        let mixed = network(&loader, &config).unwrap();
+        let (_, low, _) = load(DType::BF16, false, device);
+        let exact = reference.require("logits").unwrap().to_f32().unwrap();
+        let distance = |logits: &Tensor| {
+            let ours = logits.to_f32_vec().unwrap();
+            ours.iter().zip(&exact).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        let logits = base_logits(&mixed, &reference, DType::F32);
+        assert_eq!(logits.dtype(), DType::F32);
+        let (mixed_far, low_far) = (distance(&logits), distance(&base_logits(&low, &reference, DType::BF16)));
+        println!("distance to f32: {mixed_far:.3} with an f32 stream, {low_far:.3} with a bf16 one");
+        assert!(mixed_far < low_far && mixed_far > 0.0);
 
-    let text = mixed.decoder();
-    let embeds = text.embed(&[1, 20, 30, 40], 1).unwrap();
-    assert_eq!((embeds.dtype(), text.cache_dtype(embeds.dtype())), (DType::F32, DType::BF16));
-    let prompt = Prompt { embeds, ids: vec![1, 20, 30, 40] };
-    let options = Options { max_new_tokens: 6, ..Options::default() };
-    let (answers, _) =
-        generate(text, None, &[prompt], &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
-    assert!(!answers[0].ids.is_empty());
+        let text = mixed.decoder();
+        let embeds = text.embed(&[1, 20, 30, 40], 1).unwrap();
+        assert_eq!((embeds.dtype(), text.cache_dtype(embeds.dtype())), (DType::F32, DType::BF16));
+        let prompt = Prompt { embeds, ids: vec![1, 20, 30, 40] };
+        let options = Options { max_new_tokens: 6, ..Options::default() };
+        let (answers, _) =
+            generate(text, None, &[prompt], &options, &mut |_, _| ControlFlow::Continue(())).unwrap();
+        assert!(!answers[0].ids.is_empty());
+    }
 }
 
 /// With dropout a block that is computed again in the backward pass must draw the masks of the forward pass: gradients
 /// with and without checkpointing are the same, over dense and 4-bit weights, with and without magnitudes.
 #[test]
 fn dropout_and_checkpointing() {
-    let reference = Weights::open(fixture("base.safetensors")).unwrap();
-    let config = Config::from_file(fixture("config.json")).unwrap();
-    for (quantised, use_dora) in [(false, false), (true, false), (true, true)] {
-        let run = |checkpointing: bool, seed: u64| {
-            let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
-            let loader = Loader::from_weights(weights, Some(DType::F32), &Device::cpu());
-            let loader = if quantised {
-                loader.quantized(engine::QuantConfig::default(), vec!["lm_head".into()])
-            } else {
-                loader
+    for device in &devices() {
+        let reference = Weights::open(fixture("base.safetensors")).unwrap();
+        let config = Config::from_file(fixture("config.json")).unwrap();
+        for (quantised, use_dora) in [(false, false), (true, false), (true, true)] {
+            let run = |checkpointing: bool, seed: u64| {
+                let weights = Arc::new(Weights::open(fixture("model.safetensors")).unwrap());
+                let loader = Loader::from_weights(weights, Some(DType::F32), device);
+                let loader = if quantised {
+                    loader.quantized(engine::QuantConfig::default(), vec!["lm_head".into()])
+                } else {
+                    loader
+                };
+                let mut network = network(&loader, &config).unwrap();
+                if let Network::SmolVlm(model) = &mut network {
+                    model.set_checkpointing(checkpointing);
+                }
+                let lora = LoraConfig { lora_dropout: 0.3, use_dora, ..LoraConfig::default() };
+                let adapter = Adapter::new(lora, &network, 1).unwrap();
+                let mut rng = engine::Rng::new(2);
+                for (_, t) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")) {
+                    t.detach()
+                        .write(&Tensor::randn(&t.dims(), 0.05, DType::F32, &mut rng, t.device()).unwrap())
+                        .unwrap();
+                }
+                network.attach(&adapter).unwrap();
+                let _active = adapter.dropout().during(seed);
+                let loss = base_loss(&network, &reference, DType::F32);
+                let value = loss.item().unwrap();
+                let gradients = loss.backward().unwrap();
+                let all = adapter.parameters();
+                let all: Vec<f32> =
+                    all.iter().flat_map(|(_, t)| gradients.get(t).unwrap().to_f32_vec().unwrap()).collect();
+                (value, all)
             };
-            let mut network = network(&loader, &config).unwrap();
-            if let Network::SmolVlm(model) = &mut network {
-                model.set_checkpointing(checkpointing);
-            }
-            let lora = LoraConfig { lora_dropout: 0.3, use_dora, ..LoraConfig::default() };
-            let adapter = Adapter::new(lora, &network, 1).unwrap();
-            let mut rng = engine::Rng::new(2);
-            for (_, t) in adapter.parameters().iter().filter(|(name, _)| name.contains("lora_B")) {
-                t.detach()
-                    .write(&Tensor::randn(&t.dims(), 0.05, DType::F32, &mut rng, t.device()).unwrap())
-                    .unwrap();
-            }
-            network.attach(&adapter).unwrap();
-            let _active = adapter.dropout().during(seed);
-            let loss = base_loss(&network, &reference, DType::F32);
-            let value = loss.item().unwrap();
-            let gradients = loss.backward().unwrap();
-            let all = adapter.parameters();
-            let all: Vec<f32> =
-                all.iter().flat_map(|(_, t)| gradients.get(t).unwrap().to_f32_vec().unwrap()).collect();
-            (value, all)
-        };
-        let (plain, again, other) = (run(false, 7), run(true, 7), run(false, 8));
-        assert_eq!(plain.0, again.0);
-        let largest = plain.1.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        close(&plain.1, &again.1, 1e-6 * largest);
-        assert_ne!(plain.0, other.0, "another seed, another mask");
+            let (plain, again, other) = (run(false, 7), run(true, 7), run(false, 8));
+            assert_eq!(plain.0, again.0);
+            let largest = plain.1.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            close(&plain.1, &again.1, 1e-6 * largest);
+            assert_ne!(plain.0, other.0, "another seed, another mask");
+        }
     }
 }

@@ -141,6 +141,7 @@ impl Meter {
             let state = prepare()?;
             let begun = Instant::now();
             run(state)?;
+            self.device.synchronize()?;
             seconds.push(begun.elapsed().as_secs_f64());
         }
         let mut figure = self.finish(name, kind, tokens, seconds, &work);

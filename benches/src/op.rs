@@ -11,7 +11,7 @@ mod names;
 mod page;
 mod report;
 
-use engine::{Application, DType, Device};
+use engine::{Application, DType};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Bound, Effort, Machine};
@@ -183,11 +183,6 @@ pub fn run(
 fn dtype_of(application: &Application) -> DType {
     let floats = application.inputs().iter().map(engine::Tensor::dtype).find(|d| d.is_float());
     floats.unwrap_or(DType::F32)
-}
-
-/// The device of this build.
-pub fn device() -> Device {
-    Device::cpu()
 }
 
 #[cfg(test)]

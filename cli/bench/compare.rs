@@ -40,7 +40,7 @@ pub(crate) struct CompareArgs {
 }
 
 pub(crate) fn run(args: &CompareArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
+    global.processor()?;
     let base = args.base.as_deref().map(Run::load).transpose()?;
     let command = match &base {
         Some(run) if args.command.is_empty() => run.command.clone(),

@@ -26,7 +26,7 @@ pub(crate) struct MachineArgs {
 }
 
 pub(crate) fn run(args: &MachineArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
+    global.processor()?;
     let machine = Machine::measure(if args.quick { Effort::Quick } else { Effort::Full })?;
     let path = args.out.clone().or_else(default_path);
     if let Some(path) = &path {

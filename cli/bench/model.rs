@@ -7,7 +7,7 @@ use anyhow::Result;
 use bench::machine::{Ceilings, Machine, default_path};
 use bench::model::{Figure, How, Inference, Kind, Meter, Parts, Subject, Training};
 use bench::record::{Row, Run, write_text};
-use engine::DType;
+use engine::{DType, Device};
 use eval::html;
 use serde_json::json;
 
@@ -79,11 +79,12 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
     let how = How { dtype, nf4: args.nf4, mixed: args.mixed };
     let mut subject = Subject::open(&args.model, how, &device)?;
     let machine = Machine::known(default_path().as_deref())?;
-    let ceilings = machine.ceilings();
+    // They are the processor's; of a GPU there is none to hold a figure against.
+    let ceilings = (device == Device::cpu()).then(|| machine.ceilings());
     let meter = Meter {
         device: device.clone(),
         repeats: usize::from(args.repeats),
-        ceilings: Some(ceilings.clone()),
+        ceilings: ceilings.clone(),
         overhead: args.overhead,
     };
     let (figures, parts) = if args.train {
@@ -106,7 +107,8 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
         let mut tell = |figure: &Figure| tracing::info!("{}: {:.4} s", figure.name, figure.median_seconds());
         (what.run(&subject, &meter, &mut tell)?, None)
     };
-    let shown = Shown { subject: &subject, figures: &figures, parts: parts.as_ref(), ceilings: &ceilings };
+    let shown =
+        Shown { subject: &subject, figures: &figures, parts: parts.as_ref(), ceilings: ceilings.as_ref() };
     if let Some(path) = &args.html {
         write_text(path, &shown.page())?;
     }
@@ -159,7 +161,7 @@ struct Shown<'a> {
     subject: &'a Subject,
     figures: &'a [Figure],
     parts: Option<&'a Parts>,
-    ceilings: &'a Ceilings,
+    ceilings: Option<&'a Ceilings>,
 }
 
 const HEAD: [(&str, Align); 10] = [
@@ -188,6 +190,10 @@ impl Shown<'_> {
         )
     }
 
+    fn percent_of_peak(&self, figure: &Figure) -> Option<f64> {
+        Some(figure.percent_of_peak(self.ceilings?, self.subject.how.dtype))
+    }
+
     fn cells(&self, figure: &Figure) -> Vec<String> {
         let digits = |x: f64| if x >= 100.0 { format!("{x:.0}") } else { format!("{x:.3}") };
         let (middle, range) = figure.summary().map_or(("–".into(), "–".into()), |s| {
@@ -209,7 +215,7 @@ impl Shown<'_> {
             first,
             read,
             format!("{:.0}", figure.flops() / 1e9),
-            format!("{:.0} %", figure.percent_of_peak(self.ceilings, self.subject.how.dtype)),
+            self.percent_of_peak(figure).map_or_else(String::new, |p| format!("{p:.0} %")),
             figure.percent_of_roofline().map_or_else(String::new, |p| format!("{p:.0} %")),
             output::bytes(figure.peak_tensors),
         ]
@@ -244,12 +250,15 @@ impl Shown<'_> {
                     .map(|loaded| format!("resident after loading {}", output::bytes(loaded))),
             );
         }
-        notes.push(format!(
-            "peak: {:.0} GFLOP/s in {}, {:.1} GB/s from memory (`roentgen bench machine`)",
-            self.ceilings.flops(self.subject.how.dtype) / 1e9,
-            self.subject.how.dtype.name(),
-            self.ceilings.memory() / 1e9
-        ));
+        notes.push(match self.ceilings {
+            Some(ceilings) => format!(
+                "peak: {:.0} GFLOP/s in {}, {:.1} GB/s from memory (`roentgen bench machine`)",
+                ceilings.flops(self.subject.how.dtype) / 1e9,
+                self.subject.how.dtype.name(),
+                ceilings.memory() / 1e9
+            ),
+            None => format!("on {}", self.subject.network.decoder().device().description()),
+        });
         notes
     }
 
@@ -288,7 +297,7 @@ impl Shown<'_> {
             "bytes_written": figure.cost.written,
             "bytes_read_per_token": figure.read_per_token(),
             "flops_per_second": figure.flops(),
-            "percent_of_peak": figure.percent_of_peak(self.ceilings, self.subject.how.dtype),
+            "percent_of_peak": self.percent_of_peak(figure),
             "percent_of_roofline": figure.percent_of_roofline(),
             "peak_tensor_bytes": figure.peak_tensors,
             "peak_resident_bytes": figure.peak_resident,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use bench::machine::{Machine, default_path};
 use bench::op::{self, Case, Residence, Settings, given, models};
 use bench::record::{Run, write_text};
-use engine::DType;
+use engine::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::global::Global;
@@ -117,11 +117,10 @@ impl OpArgs {
         }
     }
 
-    fn cases(&self) -> Result<Vec<Case>> {
-        let device = op::device();
+    fn cases(&self, device: &Device) -> Result<Vec<Case>> {
         if let Some(text) = &self.shape {
             let settings: BTreeMap<String, String> = self.set.iter().cloned().collect();
-            return Ok(given::cases(&self.name, &given::shapes(text)?, &settings, self.dtype(), &device)?);
+            return Ok(given::cases(&self.name, &given::shapes(text)?, &settings, self.dtype(), device)?);
         }
         let Some(name) = &self.model else {
             bail!(
@@ -137,7 +136,7 @@ impl OpArgs {
             depth: self.depth.map(|n| n as usize),
             train: self.train,
         };
-        let all = workload.cases(&device)?;
+        let all = workload.cases(device)?;
         let wanted = if self.name == "linear" { "matmul" } else { &self.name };
         let mut names: Vec<&str> = all.iter().map(|c| c.application.name()).collect();
         names.sort_unstable();
@@ -156,7 +155,7 @@ impl OpArgs {
 }
 
 pub(crate) fn run(args: &OpArgs, global: &Global) -> Result<ExitCode> {
-    global.device()?;
+    let device = global.device()?;
     if !op::valid(&args.name) {
         bail!(op::suggestion(&args.name));
     }
@@ -176,7 +175,7 @@ pub(crate) fn run(args: &OpArgs, global: &Global) -> Result<ExitCode> {
 
     // Hidden where stderr is no terminal.
     let bar = ProgressBar::new_spinner().with_message("building the model's layers");
-    let cases = args.cases()?;
+    let cases = args.cases(&device)?;
     bar.set_message("measuring the machine");
     let path = default_path();
     let mut machine = Machine::known(path.as_deref())?;

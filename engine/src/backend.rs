@@ -71,6 +71,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&Self::Buffer, Range<usize>)>) {
         let _ = parts;
     }
+    /// Waits until all work submitted before has run, for backends that submit and go on.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Gives memory that is kept for reuse back to the system.
+    fn trim(&self) {}
+    /// The backend's name with what tells this device from others of the backend.
+    fn description(&self) -> String {
+        Self::NAME.into()
+    }
 }
 
 /// The kernel of operation `O` on a backend.
@@ -161,6 +171,9 @@ trait AnyBackend: Any + Send + Sync {
     fn write(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &[u8]) -> Result<()>;
     fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()>;
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>);
+    fn synchronize(&self) -> Result<()>;
+    fn trim(&self);
+    fn description(&self) -> String;
 }
 
 fn own<B: Backend>(buffer: &(dyn Any + Send + Sync)) -> &B::Buffer {
@@ -183,6 +196,15 @@ impl<B: Backend> AnyBackend for B {
     }
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>) {
         Backend::will_read(self, &mut parts.map(|(buffer, range)| (own::<B>(buffer), range)));
+    }
+    fn synchronize(&self) -> Result<()> {
+        Backend::synchronize(self)
+    }
+    fn trim(&self) {
+        Backend::trim(self);
+    }
+    fn description(&self) -> String {
+        Backend::description(self)
     }
 }
 
@@ -210,6 +232,24 @@ impl Device {
     /// Name of the backend.
     pub fn name(&self) -> &'static str {
         self.0.backend.name()
+    }
+
+    /// Name of the backend and what tells this device from others of it: `wgpu: NAME (DRIVER)`.
+    pub fn description(&self) -> String {
+        self.0.backend.description()
+    }
+
+    /// Waits until all work submitted before has run: what a clock must do before it is read.
+    ///
+    /// # Errors
+    /// If the device failed.
+    pub fn synchronize(&self) -> Result<()> {
+        self.0.backend.synchronize()
+    }
+
+    /// Gives memory that is kept for reuse back to the system: after loading, whose sizes are not those of work.
+    pub fn trim(&self) {
+        self.0.backend.trim();
     }
 
     /// Bytes in use and at the peak.

@@ -123,6 +123,17 @@ fn busy<O: Op>() -> Error {
     rule!(O::NAME, "another thread is changing one of these tensors in place")
 }
 
+/// A device that is full is told with what was to be made.
+fn of_operation(error: Error, op: &str, spec: &Spec) -> Error {
+    match error {
+        Error::OutOfMemory { device, bytes, in_use } => {
+            let device = format!("{device}: {op} to {} {:?}", spec.dtype, spec.dims);
+            Error::OutOfMemory { device, bytes, in_use }
+        }
+        other => other,
+    }
+}
+
 /// Applies `op`: checks the rule, allocates the outputs, runs the device's kernel, and records the
 /// application on the tape if a gradient can flow through it.
 pub fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Vec<Tensor>>
@@ -135,7 +146,7 @@ where
     let outputs: Vec<Tensor> = made
         .iter()
         .map(|spec| {
-            let storage = device.allocate(spec.bytes(), false)?;
+            let storage = device.allocate(spec.bytes(), false).map_err(|e| of_operation(e, O::NAME, spec))?;
             Ok(Tensor::from_storage(storage, Layout::contiguous(spec.dims), spec.dtype))
         })
         .collect::<Result<_>>()?;

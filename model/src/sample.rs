@@ -64,16 +64,40 @@ impl Sampling {
         if self.temperature == 0.0 {
             return argmax(logits).ok_or_else(|| Error::Input("no logits to choose from".into()));
         }
-        Ok(self.draw(logits, rng))
+        let all = logits.iter().enumerate();
+        Ok(self
+            .draw(all.map(|(i, &x)| (i as u32, f64::from(x) / f64::from(self.temperature))).collect(), rng))
     }
 
-    fn draw(&self, logits: &[f32], rng: &mut Rng) -> u32 {
+    /// How many of the largest logits decide by themselves; `None` if all must be seen.
+    pub fn deciding(&self) -> Option<usize> {
+        let penalty = self.repetition_penalty != 1.0;
+        match (penalty, self.temperature == 0.0, self.top_k) {
+            (true, ..) | (false, false, 0) => None,
+            (false, true, _) => Some(1),
+            (false, false, k) => Some(k),
+        }
+    }
+
+    /// As [`Self::choose`] from as many of the largest logits as [`Self::deciding`] says, or all if there are not so
+    /// many, with their ids: in descending order, NaN before all, of equal ones the lower id first.
+    pub fn choose_among(&self, largest: &[f32], ids: &[u32], rng: &mut Rng) -> Result<u32> {
+        let Some((&first, &id)) = largest.first().zip(ids.first()) else {
+            return Err(Error::Input("no logits to choose from".into()));
+        };
+        if first.is_nan() || first == f32::INFINITY {
+            return Err(Error::NotFinite(format!("logit {id} is {first}")));
+        }
+        if self.temperature == 0.0 {
+            return Ok(id);
+        }
+        let kept = ids.iter().zip(largest).map(|(&id, &x)| (id, f64::from(x) / f64::from(self.temperature)));
+        Ok(self.draw(kept.collect(), rng))
+    }
+
+    /// Draws from ids with their logits over the temperature.
+    fn draw(&self, mut kept: Vec<(u32, f64)>, rng: &mut Rng) -> u32 {
         // Likeliest first; equal ones by id, so that the order is one and the same everywhere.
-        let mut kept: Vec<(u32, f64)> = logits
-            .iter()
-            .enumerate()
-            .map(|(i, &x)| (i as u32, f64::from(x) / f64::from(self.temperature)))
-            .collect();
         let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if self.top_k > 0 && self.top_k < kept.len() {
             kept.select_nth_unstable_by(self.top_k - 1, order);
@@ -163,6 +187,33 @@ mod tests {
         assert_eq!(support(Sampling { top_p: 0.7, ..base.clone() }), [1, 2]);
         assert_eq!(support(Sampling { min_p: 0.1, ..base.clone() }), [0, 1, 2]);
         assert_eq!(support(Sampling { top_k: 1, ..base }), [2]);
+    }
+
+    /// The largest alone give the token that all give, with the same random numbers.
+    #[test]
+    fn the_largest_decide() {
+        let logits: Vec<f32> = (0..100).map(|i| ((i * 37) % 50) as f32 / 7.0).collect();
+        let mut order: Vec<u32> = (0..100).collect();
+        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        let base = Sampling { temperature: 1.5, ..Sampling::default() };
+        for sampling in [
+            Sampling::default(),
+            Sampling { top_k: 9, ..base.clone() },
+            Sampling { top_k: 40, top_p: 0.8, min_p: 0.02, ..base.clone() },
+            Sampling { top_k: 500, ..base.clone() },
+        ] {
+            let n = sampling.deciding().unwrap().min(100);
+            let largest: Vec<f32> = order[..n].iter().map(|&id| logits[id as usize]).collect();
+            let (mut one, mut other) = (Rng::new(3), Rng::new(3));
+            for _ in 0..200 {
+                let among = sampling.choose_among(&largest, &order[..n], &mut one).unwrap();
+                assert_eq!(among, sampling.choose(&mut logits.clone(), &[], &mut other).unwrap());
+            }
+        }
+        assert_eq!(base.deciding(), None);
+        assert_eq!(Sampling { repetition_penalty: 1.1, ..Sampling::default() }.deciding(), None);
+        let nan = Sampling::default().choose_among(&[f32::NAN], &[4], &mut Rng::new(0));
+        assert!(nan.unwrap_err().to_string().contains("logit 4"));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 /** Bytes of an element. */
 export const BYTES = { f32: 4, bf16: 2, f16: 2, u8: 1, u32: 4, i32: 4 };
 
+const FLOATS = ["f32", "bf16", "f16"];
+
 /** Number of an element type in common/convert.wgsl. */
 export const TYPE_NUMBER = { f32: 0, bf16: 1, f16: 2, u8: 3, u32: 4, i32: 5 };
 
@@ -68,14 +70,15 @@ export class ShaderFiles {
  * @property {Map<string, {dtype: string, access: string}>} tensors bound tensors by name
  * @property {Map<string, number|boolean>} constants values of `#const`
  * @property {Set<string>} dense views that are contiguous
+ * @property {Set<string>} wide tensors that are read 16 bytes at a time
  */
 
 /** A text that is the same for equal variants. */
-export function variantKey(name, { tensors, constants, dense }) {
+export function variantKey(name, { tensors, constants, dense, wide }) {
   const part = (entries) => entries.sort().join(",");
   const bound = [...tensors].map(([n, t]) => `${n}:${t.dtype}:${t.access}`);
   const values = [...constants].map(([n, v]) => `${n}=${v}`);
-  return `${name} [${part(bound)}] [${part(values)}] [${part([...dense])}]`;
+  return `${name} [${part(bound)}] [${part(values)}] [${part([...dense])}] [${part([...wide])}]`;
 }
 
 /**
@@ -238,6 +241,9 @@ class Assembly {
       // Not given: the kernel looks at the constant and never calls the accessor.
       const [kind, zero] = { u32: ["u32", "0u"], u8: ["u32", "0u"], i32: ["i32", "0"] }[fixed] ?? ["f32", "0.0"];
       this.push(`const ${upper}_BOUND = false;\nfn load_${name}(i: u32) -> ${kind} { return ${zero}; }`);
+      if (mode === "read" && fixed === undefined) {
+        this.push(`fn oct_${name}(i: u32) -> Oct { return Oct(); }`);
+      }
       if (mode === "write" || mode === "update") {
         this.push(`fn put_${name}(i: u32, v: ${kind}) {}`);
       }
@@ -255,7 +261,7 @@ class Assembly {
     const n = this.binding({ kind: "tensor", name, access });
     const text = mode === "table"
       ? TABLE.replaceAll("NUMBER", String(n)).replaceAll("NAME", name)
-      : accessors(name, n, dtype, access);
+      : accessors(name, n, dtype, access, this.variant.wide.has(name));
     this.push(`const ${upper}_BOUND = true;\n${text}`);
   }
 }
@@ -287,8 +293,35 @@ const CONVERSIONS = {
   i32: ["i32", "bitcast<i32>(b)", "bitcast<u32>(v)"],
 };
 
+/** Reading several elements of a tensor at a time. */
+function several(name, dtype, wide) {
+  if (dtype === "u8") {
+    const four = wide ? "[i / 16u][(i / 4u) % 4u]" : "[i / 4u]";
+    const sixteen = wide
+      ? `${name}_words[(i / 4u) / 4u]`
+      : `vec4<u32>(${[0, 1, 2, 3].map((k) => `${name}_words[i / 4u + ${k}u]`).join(", ")})`;
+    return `// Four bytes from \`i\` on, a multiple of four.\nfn word_${name}(i: u32) -> u32 { return ${name}_words${four}; }\n`
+      + `// 16 bytes from \`i\` on, a multiple of 16.\nfn hex_${name}(i: u32) -> vec4<u32> { return ${sixteen}; }`;
+  }
+  if (!FLOATS.includes(dtype)) {
+    return "";
+  }
+  const quads = { bf16: "bf16_quad", f16: "f16_quad" };
+  let body;
+  if (wide && dtype === "f32") {
+    body = `return Oct(bitcast<vec4<f32>>(${name}_words[(i) / 4u]), bitcast<vec4<f32>>(${name}_words[(i + 4u) / 4u]));`;
+  } else if (wide) {
+    const quad = quads[dtype];
+    body = `let w = ${name}_words[(i / 2u) / 4u]; return Oct(${quad}(w.x, w.y), ${quad}(w.z, w.w));`;
+  } else {
+    const quad = (k) => `vec4<f32>(${[0, 1, 2, 3].map((j) => `load_${name}(i + ${k + j}u)`).join(", ")})`;
+    body = `return Oct(${quad(0)}, ${quad(4)});`;
+  }
+  return `// Eight elements from \`i\` on, of which \`i\` is a multiple.\nfn oct_${name}(i: u32) -> Oct { ${body} }`;
+}
+
 /** The functions through which a kernel reaches a tensor. */
-function accessors(name, number, dtype, access) {
+function accessors(name, number, dtype, access, wide) {
   const upper = name.toUpperCase();
   const lanes = 4 / BYTES[dtype];
   const [kind, decode, encode] = CONVERSIONS[dtype];
@@ -298,24 +331,28 @@ function accessors(name, number, dtype, access) {
     out += `${text}\n`;
   };
   const space = access === ACCESS.Read ? "read" : "read_write";
-  const word = atomic ? "atomic<u32>" : "u32";
+  const word = atomic ? "atomic<u32>" : wide ? "vec4<u32>" : "u32";
   line(`@group(0) @binding(${number}) var<storage, ${space}> ${name}_words: array<${word}>;`);
   line(`// Elements in a word of ${name}.`);
   line(`const ${upper}_LANES = ${lanes}u;`);
   const place = lanes === 1 ? "i" : `i / ${lanes}u`;
-  const at = atomic ? `atomicLoad(&${name}_words[${place}])` : `${name}_words[${place}]`;
+  const plain = wide ? `${name}_words[(${place}) / 4u][(${place}) % 4u]` : `${name}_words[${place}]`;
+  const at = atomic ? `atomicLoad(&${name}_words[${place}])` : plain;
   const shift = { 1: "", 2: " >> ((i & 1u) * 16u)) & 0xffffu", 4: " >> ((i & 3u) * 8u)) & 0xffu" }[lanes];
   const bits = lanes === 1 ? `return ${at};` : `return (${at}${shift};`;
   line(`fn raw_${name}(i: u32) -> u32 { ${bits} }`);
   line(`fn decode_${name}(b: u32) -> ${kind} { return ${decode}; }`);
   line(`fn load_${name}(i: u32) -> ${kind} { return decode_${name}(raw_${name}(i)); }`);
   line(`fn encode_${name}(v: ${kind}) -> u32 { return ${encode}; }`);
-  if (["f32", "bf16", "f16"].includes(dtype)) {
+  if (FLOATS.includes(dtype)) {
     const round = dtype === "f32" ? "v" : `decode_${name}(encode_${name}(v))`;
     line(`// \`v\` rounded to the element type of ${name}.`);
     line(`fn round_${name}(v: f32) -> f32 { return ${round}; }`);
+    const each = ["x", "y", "z", "w"].map((c) => `round_${name}(v.${c})`);
+    line(`fn round_quad_${name}(v: vec4<f32>) -> vec4<f32> { return ${dtype === "f32" ? "v" : `vec4<f32>(${each.join(", ")})`}; }`);
   }
   if (access === ACCESS.Read) {
+    line(several(name, dtype, wide));
     return out;
   }
   let putRaw = "";

@@ -60,18 +60,19 @@ export class Stream {
    * @param {Object<string, Tensor>} [launch.outputs] fresh and contiguous
    * @param {boolean} [launch.aligned] false where words of outputs have several writers
    * @param {Object<string, Tensor>} [launch.targets] views of tensors that keep their other elements
+   * @param {string[]} [launch.wide] names of `reads` whose rows all begin at multiples of 16 bytes and are read so
    * @param {Object<string, number|boolean>} [launch.constants]
    * @param {object} [launch.params] by the names of the kernel's `struct Params`
    * @param {number[]} grid workgroups
    */
-  launch(kernel, { inputs = {}, reads = {}, outputs = {}, targets = {}, aligned = true, constants = {}, params = {} }, grid) {
+  launch(kernel, { inputs = {}, reads = {}, outputs = {}, targets = {}, aligned = true, wide = [], constants = {}, params = {} }, grid) {
     if (grid.includes(0)) {
       return;
     }
     if (grid.some((n) => n > MOST_GROUPS)) {
       throw new Error(`${kernel}: a grid of [${grid}] workgroups is too large`);
     }
-    const variant = { tensors: new Map(), constants: new Map(Object.entries(constants)), dense: new Set() };
+    const variant = { tensors: new Map(), constants: new Map(Object.entries(constants)), dense: new Set(), wide: new Set(wide) };
     const values = {};
     const bind = (name, tensor, access) => {
       // Words of four-byte elements have one writer each.
@@ -152,8 +153,8 @@ export class Stream {
 
   /** Every kernel built so far with what it was built for: tests assemble the same natively. */
   kernels() {
-    return [...this.built.values()].map(({ kernel, variant: { tensors, constants, dense }, text }) => ({
-      kernel, text, tensors: Object.fromEntries(tensors), constants: Object.fromEntries(constants), dense: [...dense],
+    return [...this.built.values()].map(({ kernel, variant: { tensors, constants, dense, wide }, text }) => ({
+      kernel, text, tensors: Object.fromEntries(tensors), constants: Object.fromEntries(constants), dense: [...dense], wide: [...wide],
     }));
   }
 

@@ -10,10 +10,12 @@ export const KERNELS = [
   "rms_norm", "rope", "scatter_rows", "scatter_rows_index", "write",
 ];
 
-/** Most rows of x that the thin product takes, and invocations that share one of its columns. */
+/** Most rows of x that the thin product takes. */
 const THIN = 8;
-const THIN_LANES = 32;
-/** The same where the processor plays the GPU: there a workgroup's barriers cost most. */
+/** Invocations that a large GPU needs to be busy: as many share a column of the thin product as that takes. */
+const ENOUGH = 2 ** 15;
+const THIN_LANES = [8, 16, 32];
+/** Those of one column where the processor plays the GPU: there a workgroup's barriers cost most. */
 const SOFTWARE_LANES = 1;
 /** Rows and columns of a tile of the product; large tiles from which on they are used. */
 const TILE = 64;
@@ -106,15 +108,22 @@ export class Ops {
         bias_step: bias ? 1 : 0,
       },
     };
+    // Eight neighbours along k at a time, where all rows begin at multiples of 16 bytes.
+    const eights = (x) => k % 8 === 0 && x.offset % (4 * x.lanes) === 0;
+    const [aEights, bEights] = [eights(a), eights(w)];
+    launch.wide = [...(aEights ? ["a"] : []), ...(bEights ? ["b"] : [])];
     if (m <= THIN) {
-      const lanes = this.device.fallback ? SOFTWARE_LANES : THIN_LANES;
-      launch.constants = { B_BY_K: true, ROWS: m, LANES: lanes };
-      this.stream.launch("matmul_thin", launch, [Math.ceil(n / (256 / lanes)), 1, 1]);
+      const lanes = this.device.fallback ? SOFTWARE_LANES : THIN_LANES.find((l) => n * l >= ENOUGH) ?? THIN_LANES.at(-1);
+      const each = !this.device.fallback && m <= 4 && n * lanes >= ENOUGH ? 2 : 1;
+      launch.constants = { STACKED: false, B_BY_K: true, OCT: aEights && bEights, ROWS: m, LANES: lanes, EACH: each };
+      this.stream.launch("matmul_thin", launch, [Math.ceil(n / ((256 / lanes) * each)), 1, 1]);
       return y;
     }
     const tiles = (edge) => Math.ceil(m / edge) * Math.ceil(n / edge);
     const quads = m > TILE && n > TILE && tiles(2 * TILE) >= LARGE_TILES ? 2 : 1;
-    launch.constants = { A_BY_K: true, B_BY_K: true, ROW_QUADS: quads, COL_QUADS: quads };
+    launch.constants = {
+      STACKED: false, A_BY_K: true, B_BY_K: true, A_OCT: aEights, B_OCT: bEights, ROW_QUADS: quads, COL_QUADS: quads,
+    };
     this.stream.launch("matmul", launch, [Math.ceil(n / (TILE * quads)), Math.ceil(m / (TILE * quads)), 1]);
     return y;
   }

@@ -45,6 +45,25 @@ fn f16_value(h: u32) -> f32 {
     return bitcast<f32>(sign | (select(e + 112u, 255u, e == 31u) << 23u) | (m << 13u));
 }
 
+// Eight neighbours.
+struct Oct {
+    lo: vec4<f32>,
+    hi: vec4<f32>,
+}
+
+// Four bf16 from two words.
+fn bf16_quad(a: u32, b: u32) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(a << 16u, a & 0xffff0000u, b << 16u, b & 0xffff0000u));
+}
+
+fn f16_quad(a: u32, b: u32) -> vec4<f32> {
+    return vec4<f32>(f16_value(a & 0xffffu), f16_value(a >> 16u), f16_value(b & 0xffffu), f16_value(b >> 16u));
+}
+
+fn oct_dot(a: Oct, b: Oct) -> f32 {
+    return dot(a.lo, b.lo) + dot(a.hi, b.hi);
+}
+
 // Comparisons with itself may be optimised away; bits are not.
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;

@@ -7,11 +7,15 @@
 //   fn b_at(k: u32, col: u32) -> f32
 //   fn finish(row: u32, col: u32, sum: f32) -> f32
 // and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's.
+// Where A_OCT or B_OCT is set, eight neighbours along k are loaded together, and p.k divides by eight:
+//   fn a_oct(row: u32, k: u32) -> Oct, fn b_oct(k: u32, col: u32) -> Oct
 // Parameters: p.m, p.n, p.k, p.ldc, p.first.
 
 // Whether neighbours along k lie side by side in memory: which way invocations walk while they load.
 #const A_BY_K = true
 #const B_BY_K = true
+#const A_OCT = false
+#const B_OCT = false
 // Quads of rows and of columns of an invocation.
 #const ROW_QUADS = 1u
 #const COL_QUADS = 1u
@@ -65,15 +69,47 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     #end
     #end
     for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
-        for (var t = local; t < ROWS16 * DEPTH; t += 256u) {
-            let kk = select(t / ROWS16, t % DEPTH, A_BY_K);
-            let q = select(t % ROWS16, t / DEPTH, A_BY_K);
-            a_tile[kk * ROWS16 + q] = a_quad(row0 + 4u * q, k0 + kk);
+        if (A_OCT) {
+            for (var t = local; t < ROWS16 * DEPTH / 2u; t += 256u) {
+                let row = t / (DEPTH / 8u);
+                let kk = t % (DEPTH / 8u) * 8u;
+                var v = Oct();
+                if (row0 + row < p.m && k0 + kk < p.k) {
+                    v = a_oct(row0 + row, k0 + kk);
+                }
+                let at = kk * ROWS16 + row / 4u;
+                #repeat i 4
+                a_tile[at + $iu * ROWS16][row % 4u] = v.lo[$i];
+                a_tile[at + ($iu + 4u) * ROWS16][row % 4u] = v.hi[$i];
+                #end
+            }
+        } else {
+            for (var t = local; t < ROWS16 * DEPTH; t += 256u) {
+                let kk = select(t / ROWS16, t % DEPTH, A_BY_K);
+                let q = select(t % ROWS16, t / DEPTH, A_BY_K);
+                a_tile[kk * ROWS16 + q] = a_quad(row0 + 4u * q, k0 + kk);
+            }
         }
-        for (var t = local; t < COLS16 * DEPTH; t += 256u) {
-            let kk = select(t / COLS16, t % DEPTH, B_BY_K);
-            let q = select(t % COLS16, t / DEPTH, B_BY_K);
-            b_tile[kk * COLS16 + q] = b_quad(k0 + kk, col0 + 4u * q);
+        if (B_OCT) {
+            for (var t = local; t < COLS16 * DEPTH / 2u; t += 256u) {
+                let col = t / (DEPTH / 8u);
+                let kk = t % (DEPTH / 8u) * 8u;
+                var v = Oct();
+                if (col0 + col < p.n && k0 + kk < p.k) {
+                    v = b_oct(k0 + kk, col0 + col);
+                }
+                let at = kk * COLS16 + col / 4u;
+                #repeat i 4
+                b_tile[at + $iu * COLS16][col % 4u] = v.lo[$i];
+                b_tile[at + ($iu + 4u) * COLS16][col % 4u] = v.hi[$i];
+                #end
+            }
+        } else {
+            for (var t = local; t < COLS16 * DEPTH; t += 256u) {
+                let kk = select(t / COLS16, t % DEPTH, B_BY_K);
+                let q = select(t % COLS16, t / DEPTH, B_BY_K);
+                b_tile[kk * COLS16 + q] = b_quad(k0 + kk, col0 + 4u * q);
+            }
         }
         workgroupBarrier();
         for (var kk = 0u; kk < DEPTH; kk++) {

@@ -27,7 +27,9 @@ struct Params {
 #bind read bias
 #bind write y
 
-fn begin(batch: u32) {}
+fn begin(batch: u32) {
+    take_values();
+}
 
 fn a_at(row: u32, k: u32) -> f32 {
     if (k < p.inner) {
@@ -41,6 +43,27 @@ fn b_at(k: u32, col: u32) -> f32 {
         return round_x(packed_value(col * p.inner + k));
     }
     return round_x(load_b(p.b_at + col * p.b_row + (k - p.inner) * p.b_col) * p.scale);
+}
+
+fn a_oct(row: u32, k: u32) -> Oct {
+    if (k < p.inner) {
+        return oct_x(p.x_at + row * p.x_row + k);
+    }
+    return oct_h(row * p.rank + k - p.inner);
+}
+
+// The term of an adapter whose rank divides by eight goes element by element: B is small.
+fn b_oct(k: u32, col: u32) -> Oct {
+    var v = Oct();
+    if (k < p.inner) {
+        v = packed_oct(col * p.inner + k);
+        return Oct(round_quad_x(v.lo), round_quad_x(v.hi));
+    }
+    for (var i = 0u; i < 4u; i++) {
+        v.lo[i] = b_at(k + i, col);
+        v.hi[i] = b_at(k + i + 4u, col);
+    }
+    return v;
 }
 
 fn finish(row: u32, col: u32, sum: f32) -> f32 {

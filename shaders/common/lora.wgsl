@@ -56,6 +56,15 @@ fn b_at(k: u32, col: u32) -> f32 {
     return v;
 }
 
+// Not taken: OCT is never set.
+fn a_oct(row: u32, k: u32) -> Oct {
+    return Oct();
+}
+
+fn b_oct(k: u32, col: u32) -> Oct {
+    return Oct();
+}
+
 fn finish(row: u32, col: u32, sum: f32) -> f32 {
     if (ADD) {
         let i = row * p.n + col;

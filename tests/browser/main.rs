@@ -172,7 +172,10 @@ fn assert_same_text(kernel: &Value) {
         };
         variant.constants.insert(name(constant), value);
     }
-    variant.dense = kernel["dense"].as_array().unwrap().iter().map(|n| name(n.as_str().unwrap())).collect();
+    let names =
+        |key: &str| kernel[key].as_array().unwrap().iter().map(|n| name(n.as_str().unwrap())).collect();
+    variant.dense = names("dense");
+    variant.wide = names("wide");
     let file = kernel["kernel"].as_str().unwrap();
     let native = assemble(file, &variant).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(kernel["text"], native.text, "{file} {variant:?}");

@@ -18,3 +18,4 @@ mod rivals;
 mod score;
 mod tiny;
 mod train;
+mod wgpu;

@@ -1,9 +1,6 @@
 //! Operands, and the comparison of an operation with its oracle on every device.
 
-use std::sync::OnceLock;
-
 use engine::cpu::threads;
-use engine::wgpu::adapters;
 use engine::{DType, Device, Result, Rng, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError};
@@ -22,38 +19,19 @@ pub(crate) const FLOATS: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
 /// Threads that the suite asks for, so that a machine with one core runs the parallel code too.
 const THREADS: usize = 3;
 
-/// Which devices the suite runs on, if not all: `cpu` or `wgpu`.
-pub(crate) const DEVICES: &str = "ROENTGEN_TEST_DEVICES";
+/// Which device the suite runs on: `cpu`, unless this says `wgpu`.
+pub(crate) const DEVICE: &str = "ROENTGEN_TEST_DEVICE";
 
-/// The GPU of these tests: the adapter that `ROENTGEN_TEST_ADAPTER` names, else one that is the processor in disguise,
-/// so that results do not depend on the machine. `None`, said once, where there is none; `REQUIRE_WGPU=1` makes that
-/// a failure.
-pub(crate) fn gpu() -> Option<Device> {
-    static GPU: OnceLock<Option<Device>> = OnceLock::new();
-    let open = || {
-        let name = std::env::var("ROENTGEN_TEST_ADAPTER").ok();
-        let name = name.or_else(|| adapters().into_iter().find(|a| a.software).map(|a| a.name));
-        match Device::wgpu(name.as_deref()) {
-            Ok(device) => Some(device),
-            Err(e) if std::env::var("REQUIRE_WGPU").is_ok_and(|v| v == "1") => panic!("{e}"),
-            Err(e) => {
-                println!("SKIP: {e}");
-                None
-            }
-        }
-    };
-    GPU.get_or_init(open).clone()
-}
+pub(crate) use roentgen_oracle::gpu::gpu;
 
-/// Every device of this build and machine, or those that [`DEVICES`] names.
+/// The device that the suite runs on. `paths` runs it again on the GPU, with fewer draws: software ones are slow.
 pub(crate) fn devices() -> Vec<Device> {
     // Only the first call before the first kernel counts; later ones change nothing.
     threads::set_threads(THREADS);
-    match std::env::var(DEVICES).as_deref() {
-        Ok("cpu") => vec![Device::cpu()],
+    match std::env::var(DEVICE).as_deref() {
+        Err(_) | Ok("cpu") => vec![Device::cpu()],
         Ok("wgpu") => gpu().into_iter().collect(),
-        Ok(other) => panic!("{DEVICES}={other}: expected cpu or wgpu"),
-        Err(_) => [Device::cpu()].into_iter().chain(gpu()).collect(),
+        Ok(other) => panic!("{DEVICE}={other}: expected cpu or wgpu"),
     }
 }
 
@@ -198,7 +176,7 @@ impl Source {
     }
 }
 
-/// Runs `f` on the operands on every device and compares its one output.
+/// Runs `f` on the operands on the device and compares its one output.
 pub(crate) fn check(
     operands: &[&Operand],
     f: impl Fn(&[Tensor]) -> Result<Tensor>,

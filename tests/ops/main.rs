@@ -3,7 +3,8 @@
 //! A file per operation. Shapes, element types and the way the inputs lie in memory are drawn by
 //! [`proptest`]; inputs are rounded to their element type first, so that oracle and engine see the same
 //! values; [`tolerance`] says how far a result may lie from the oracle's. `paths` runs the whole suite
-//! again on each instruction-set path that the machine has. `PROPTEST_CASES=1000` digs deeper.
+//! again on each instruction-set path that the machine has, and on its GPU. `PROPTEST_CASES=1000` digs deeper;
+//! `ROENTGEN_TEST_DEVICE=wgpu` runs on the GPU alone.
 
 use roentgen_oracle as oracle;
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use engine::cpu::isa::{Isa, isa};
 use engine::wgpu::adapters;
 
-use crate::harness::{DEVICES, gpu};
+use crate::harness::{DEVICE, gpu};
 
 /// Set in the processes that these tests start, so that they start none.
 const MARKER: &str = "ROENTGEN_TEST_CHILD";
@@ -17,7 +17,7 @@ fn again(device: &str, settings: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
         .envs(settings.iter().copied())
         .env(MARKER, "1")
-        .env(DEVICES, device)
+        .env(DEVICE, device)
         .output()
         .unwrap();
     assert!(
@@ -48,9 +48,9 @@ fn every_instruction_set_path_passes() {
     }
 }
 
-/// A kernel must not assume a size of subgroups, nor more than WebGPU's default limits.
+/// The suite on the GPU. A kernel must not assume a size of subgroups, nor more than WebGPU's default limits.
 #[test]
-fn every_subgroup_width_passes() {
+fn the_gpu_passes_at_every_width_of_subgroups() {
     if std::env::var_os(MARKER).is_some() {
         if let Ok(width) = std::env::var(LAVAPIPE_WIDTH) {
             let lanes = width.parse::<u32>().unwrap() / 32;
@@ -62,13 +62,18 @@ fn every_subgroup_width_passes() {
     if gpu().is_none() {
         return;
     }
+    let cases = |most: usize| {
+        let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
+        asked.unwrap_or(most).to_string()
+    };
+    again("wgpu", &[("PROPTEST_CASES", &cases(12))]);
     if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
         // 256 is what it does by itself.
         for width in ["128", "512"] {
-            again("wgpu", &[(LAVAPIPE_WIDTH, width)]);
+            again("wgpu", &[(LAVAPIPE_WIDTH, width), ("PROPTEST_CASES", &cases(4))]);
         }
     } else {
         println!("SKIP: the GPU has one width of subgroups");
     }
-    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default")]);
+    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default"), ("PROPTEST_CASES", &cases(4))]);
 }

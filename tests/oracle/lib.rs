@@ -12,6 +12,7 @@ mod cross_entropy;
 mod embedding;
 mod gated_silu;
 mod gelu;
+pub mod gpu;
 mod layer_norm;
 mod matmul;
 mod patch_conv;

@@ -92,7 +92,7 @@ pub(crate) fn note_environment(out: &Path, program: &Program, device: &Device, s
         "unix_time": seconds.as_secs(),
         "version": program.version,
         "commit": program.commit,
-        "device": device.to_string(),
+        "device": device.description(),
         "threads": threads::threads(),
         "kernels": isa::isa().name(),
         "cpu": cpu_name(),

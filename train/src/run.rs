@@ -29,6 +29,8 @@ use crate::trainer::Trainer;
 /// How a run is driven from outside.
 #[derive(Clone, Copy, Default)]
 pub struct Options<'a> {
+    /// Where to compute; `None` is the processor.
+    pub device: Option<&'a Device>,
     /// Continue from the newest checkpoint of the run folder. Without one the run starts.
     pub resume: bool,
     /// When this becomes true the run finishes its step, writes a checkpoint and returns (Ctrl-C).
@@ -79,7 +81,7 @@ pub struct Summary {
 /// was written before stays whole.
 pub fn run(config: &TrainConfig, options: &Options<'_>) -> Result<Summary> {
     let prepare = engine::profile::phase("prepare");
-    let device = Device::cpu();
+    let device = options.device.cloned().unwrap_or_else(Device::cpu);
     let RunFolder { checkpoints, lock: _lock } = RunFolder::open(config, options.resume)?;
     let mut cases = Cases::read(&config.data)?;
     let bar = progress(options.progress, cases.cases.len(), "checking images {bar:30} {pos}/{len} {eta}");

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use engine::weights::Weights;
-use engine::{Cpu, DType, Device, Tensor};
+use engine::{DType, Device, Tensor};
 use model::bundle::{Network, network};
 use model::config::{Config, GenerationConfig, PreprocessorConfig};
 use model::loader::Loader;
@@ -145,9 +145,7 @@ impl Setup {
             network.attach(adapter)?;
         }
         // What loading needed beside the weights is not of the sizes that training asks for.
-        if let Some(cpu) = network.device().backend::<Cpu>() {
-            cpu.trim();
-        }
+        network.device().trim();
         let freeze_vision = run.model.freeze_vision;
         Ok(Self {
             parameters: loader.given(),

@@ -8,7 +8,7 @@ use ::model::config::Config;
 use ::model::loader::Loader;
 use ::model::quantize::SKIPPED;
 use engine::weights::Weights;
-use engine::{Cpu, DType, Device, QuantConfig};
+use engine::{DType, Device, QuantConfig};
 
 use super::memory::available;
 use crate::op::models::config;
@@ -113,9 +113,7 @@ impl Subject {
         drop(loader);
         let loaded = how.bytes(&config);
         // As every command does after loading.
-        if let Some(cpu) = device.backend::<Cpu>() {
-            cpu.trim();
-        }
+        device.trim();
         Ok(Self { name: name.into(), random, config, how, network, loaded })
     }
 

@@ -1,7 +1,7 @@
 //! One case: right first, then timed.
 
 use engine::cpu::isa::{Isa, with_isa};
-use engine::{Application, Cost, DType, Tensor};
+use engine::{Application, Cost, DType, Device, Tensor};
 use roentgen_oracle::replay::{self, Checked};
 
 use super::{Case, Details, dtype_of};
@@ -69,6 +69,11 @@ fn footprint(application: &Application) -> Result<usize> {
     Ok(inputs.sum::<usize>() + outputs)
 }
 
+/// Whether it runs where the machine's ceilings and instruction sets are.
+fn on_processor(application: &Application) -> bool {
+    application.inputs().first().is_none_or(|input| *input.device() == Device::cpu())
+}
+
 /// Copies of an application that repeats go round, each with the outputs of its last run.
 struct Ring {
     copies: Vec<Application>,
@@ -87,6 +92,9 @@ impl Ring {
     fn run(&mut self, i: usize) -> Result<()> {
         let at = i % self.copies.len();
         self.outputs[at] = self.copies[at].run()?;
+        if let Some(input) = self.copies[at].inputs().first() {
+            input.device().synchronize()?;
+        }
         Ok(())
     }
 }
@@ -102,8 +110,9 @@ pub(super) fn case(case: &Case, settings: &Settings, machine: &Machine) -> Resul
         Residence::Warm => 1,
         Residence::Memory => wanted.div_ceil(bytes).min(MOST_BYTES / footprint).clamp(1, MOST_COPIES),
     };
-    let mut all = settings
-        .variants
+    // Instruction sets are the processor's matter.
+    let variants = if on_processor(application) { &settings.variants[..] } else { &[Isa::Portable] };
+    let mut all = variants
         .iter()
         .map(|&variant| {
             let check = with_isa(variant, || replay::check(application))??;
@@ -148,6 +157,7 @@ impl Measured {
         let application = &self.case.application;
         let bytes = self.cost.read + self.cost.written;
         let time = Summary::of(&self.samples);
+        let here = on_processor(application);
         let (least, side) = ceilings.least_seconds(&self.cost, self.dtype, self.working_set);
         let (checked, worst, failure) = match &self.check {
             Ok(checked) => (checked.elements, six_digits(checked.worst), None),
@@ -160,14 +170,15 @@ impl Measured {
             phases: self.case.phases.clone(),
             count: self.case.count(),
             device: application.inputs().first().map_or("?", |t| t.device().name()).into(),
-            variant: self.variant.name().into(),
+            variant: if here { self.variant.name() } else { "–" }.into(),
             dtype: self.dtype.name().into(),
             flops: self.cost.flops,
             bytes,
             working_set: self.working_set,
             intensity: six_digits(self.cost.flops as f64 / bytes.max(1) as f64),
             time,
-            percent: time.map(|t| six_digits(100.0 * least / t.median)),
+            // The ceilings are the processor's.
+            percent: time.filter(|_| here).map(|t| six_digits(100.0 * least / t.median)),
             bound: machine.bound(least, side),
             checked,
             worst,

@@ -65,6 +65,7 @@ pub(super) fn cells(d: &Details) -> Vec<String> {
             three(d.intensity),
             d.percent.map_or_else(String::new, three),
             match d.bound {
+                _ if d.percent.is_none() => "",
                 Bound::Compute => "compute",
                 Bound::Memory => "memory",
                 Bound::Latency => "latency",

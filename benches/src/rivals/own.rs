@@ -115,6 +115,7 @@ fn product(repeats: usize, device: &Device, done: &mut dyn FnMut(&Line)) -> Resu
             .map(|_| {
                 let begun = std::time::Instant::now();
                 drop(left.matmul(&right)?);
+                device.synchronize()?;
                 Ok(2.0 * (EDGE as f64).powi(3) / begun.elapsed().as_secs_f64() / 1e9)
             })
             .skip(1)

@@ -121,4 +121,8 @@ impl Backend for Cpu {
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&CpuBuffer, Range<usize>)>) {
         threads::will_read(parts.map(|(buffer, range)| buffer.address_of(range)));
     }
+
+    fn trim(&self) {
+        Cpu::trim(self);
+    }
 }

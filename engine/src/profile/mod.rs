@@ -95,6 +95,11 @@ pub fn device_time(span: &Span, start: u64, end: u64) {
     tracing::trace!(target: DEVICE, parent: span, start, end);
 }
 
+/// Nanoseconds on the axis of the [`Recorder`] that listens to this thread; `None` if none does.
+pub fn now() -> Option<u64> {
+    tracing::dispatcher::get_default(|listener| listener.downcast_ref::<Recorder>().map(Recorder::now))
+}
+
 /// The span of one application, disabled when nobody listens.
 #[inline]
 pub(crate) fn operation<O: Op>(op: &O, device: &Device, inputs: &[Spec], outputs: &[Spec]) -> Span {

@@ -113,6 +113,7 @@ pub fn adapters() -> Vec<AdapterFacts> {
 /// An open device.
 pub(super) struct Opened {
     pub(super) facts: AdapterFacts,
+    pub(super) info: wgpu::AdapterInfo,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: wgpu::Limits,
@@ -149,6 +150,7 @@ pub(super) fn open(name: Option<&str>) -> Result<Opened> {
     let limits = wanted_limits(adapter)?;
     let optional = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
+        | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
     let descriptor = wgpu::DeviceDescriptor {
@@ -159,5 +161,5 @@ pub(super) fn open(name: Option<&str>) -> Result<Opened> {
     };
     let (device, queue) = block_on(adapter.request_device(&descriptor))
         .map_err(|e| Error::Device(format!("wgpu: {} refuses to open: {e}", facts.name)))?;
-    Ok(Opened { facts: facts.clone(), device, queue, limits })
+    Ok(Opened { facts: facts.clone(), info: adapter.get_info(), device, queue, limits })
 }

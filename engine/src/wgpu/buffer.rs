@@ -60,12 +60,14 @@ impl Idle {
 pub(super) struct Pool {
     device: wgpu::Device,
     largest: u64,
+    /// Bytes that live and idle buffers may have together.
+    most: AtomicU64,
     idle: Mutex<Idle>,
 }
 
 impl Pool {
     pub(super) fn new(device: wgpu::Device, largest: u64) -> Self {
-        Self { device, largest, idle: Mutex::default() }
+        Self { device, largest, most: AtomicU64::new(u64::MAX), idle: Mutex::default() }
     }
 
     /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room.
@@ -79,6 +81,14 @@ impl Pool {
             Some(Freed { buffer, last_use, .. }) => (buffer, last_use, false),
             None => {
                 idle.make_room(class);
+                let most = self.most.load(Ordering::Relaxed);
+                if idle.live.saturating_add(class) > most {
+                    return None;
+                }
+                if idle.live + idle.idle + class > most {
+                    idle.buffers.clear();
+                    idle.idle = 0;
+                }
                 let buffer = match self.create(class) {
                     Some(buffer) => buffer,
                     // What lies idle may be all that is missing.
@@ -124,6 +134,10 @@ impl Pool {
         idle.live -= size;
         idle.idle += size;
         idle.buffers.entry(size).or_default().push(Freed { stamp, buffer, last_use });
+    }
+
+    pub(super) fn limit(&self, bytes: u64) {
+        self.most.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes of buffers: live, and idle.

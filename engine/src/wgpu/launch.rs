@@ -1,111 +1,18 @@
 //! Launching a kernel: which tensors it binds, its parameters, its pipeline.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
 use ::wgpu;
 
 use super::Wgpu;
-use super::adapter::block_on;
 use super::buffer::WgpuBuffer;
-use super::source::{Access, Binding, Value, Variant, WORKGROUP, assemble};
+use super::source::{Access, Binding, Value, Variant, WORKGROUP};
 use super::stream::Fault;
 use super::view::View;
 use crate::{DType, Error, Input, Layout, Output, Result};
 
-/// Prints the assembled source of the kernel of this name, or of `all`, when it is built.
-const SHOW: &str = "ROENTGEN_WGPU_SHOW";
 /// Most workgroups along one dimension of a dispatch (WebGPU's default limit).
 const MOST_GROUPS: u32 = 65_535;
 /// Bindings start at multiples of this (WebGPU's default limit; no device asks for more).
 const BIND_ALIGN: usize = 256;
-
-/// A built kernel.
-struct Built {
-    pipeline: wgpu::ComputePipeline,
-    layout: wgpu::BindGroupLayout,
-    bindings: Vec<Binding>,
-}
-
-/// Kernels built so far.
-pub(super) struct Pipelines {
-    device: wgpu::Device,
-    built: Mutex<HashMap<(&'static str, Variant), Arc<Built>>>,
-}
-
-impl Pipelines {
-    pub(super) fn new(device: wgpu::Device) -> Self {
-        Self { device, built: Mutex::default() }
-    }
-
-    fn get(&self, name: &'static str, variant: Variant) -> Result<Arc<Built>> {
-        let mut built = self.built.lock().unwrap();
-        let key = (name, variant);
-        if let Some(kernel) = built.get(&key) {
-            return Ok(kernel.clone());
-        }
-        let kernel = Arc::new(self.build(name, &key.1)?);
-        built.insert(key, kernel.clone());
-        Ok(kernel)
-    }
-
-    fn build(&self, name: &'static str, variant: &Variant) -> Result<Built> {
-        let source = assemble(name, variant).map_err(|e| Error::Device(format!("wgpu: shader {e}")))?;
-        if std::env::var(SHOW).is_ok_and(|show| show == name || show == "all") {
-            eprintln!("// {name} {variant:?}\n{}", source.text);
-        }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.text.into()),
-        });
-        let entries: Vec<_> = (0..)
-            .zip(&source.bindings)
-            .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
-                binding,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: match kind {
-                        Binding::Params => wgpu::BufferBindingType::Uniform,
-                        Binding::Tensor { access: Access::Uniform, .. } => wgpu::BufferBindingType::Uniform,
-                        Binding::Tensor { access, .. } => {
-                            wgpu::BufferBindingType::Storage { read_only: *access == Access::Read }
-                        }
-                        Binding::Fault => wgpu::BufferBindingType::Storage { read_only: false },
-                    },
-                    has_dynamic_offset: *kind == Binding::Params,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(name),
-            entries: &entries,
-        });
-        let whole = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(name),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(name),
-            layout: Some(&whole),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Kernels read no workgroup memory that they have not written.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        match block_on(scope.pop()) {
-            None => Ok(Built { pipeline, layout, bindings: source.bindings }),
-            Some(e) => Err(Error::Device(format!("wgpu: the driver refuses kernel {name} {variant:?}: {e}"))),
-        }
-    }
-}
 
 /// A tensor bound to a kernel.
 struct Bound<'a> {
@@ -144,6 +51,11 @@ impl Wgpu {
 }
 
 impl<'a> Launch<'a> {
+    /// Whether the device is the processor playing a GPU.
+    pub(super) fn software(&self) -> bool {
+        self.gpu.facts.software
+    }
+
     /// Value of a `#const`.
     pub(super) fn constant(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
         self.variant.constants.insert(name, value.into());
@@ -219,6 +131,22 @@ impl<'a> Launch<'a> {
         let size = size.min(buffer.raw().size() - offset);
         self.bound.push(Bound { name, buffer, offset, size });
         Ok(start - offset as usize / dtype.size())
+    }
+
+    /// Reads the bound tensor `name`, of which elements from `start` on are taken, 16 bytes at a time where its rows,
+    /// `strides` apart, all begin at such places.
+    pub(super) fn wide(&mut self, name: &'static str, start: usize, strides: &[usize]) -> bool {
+        let Some(&(dtype, Access::Read)) = self.variant.tensors.get(name) else { return false };
+        let lanes = 16 / dtype.size();
+        let Some(bound) = self.bound.iter_mut().find(|b| b.name == name) else { return false };
+        let size = bound.size.next_multiple_of(16);
+        let fits = bound.offset + size <= bound.buffer.raw().size();
+        if !fits || !start.is_multiple_of(lanes) || strides.iter().any(|s| !s.is_multiple_of(lanes)) {
+            return false;
+        }
+        bound.size = size;
+        self.variant.wide.insert(name);
+        true
     }
 
     /// Binds a tensor for reading; returns its layout as the kernel sees it.

@@ -1,5 +1,5 @@
 use super::launch::Launch;
-use super::matmul::THIN;
+use super::matmul::{Product, THIN};
 use super::source::Access;
 use super::{Wgpu, WgpuBuffer};
 use crate::ops::{Dropout, LinearNf4, LinearNf4Grad, LinearNf4Group};
@@ -88,7 +88,8 @@ impl Wgpu {
         launch.float(what.scale_b.unwrap_or(1.0)).float(what.factor);
         let none = Dropout { p: 0.0, seed: 0 };
         launch.dropout(what.drop_a.or(what.drop_b).or(what.add).unwrap_or(&none))?;
-        launch.run_product([1, m, n, k], [a.strides[1] == 1, b.strides[0] == 1], thin)
+        let by_k = [a.strides[1] == 1, b.strides[0] == 1];
+        launch.run_product(&Product { sizes: [1, m, n, k], by_k, octs: [false; 2] })
     }
 }
 
@@ -155,11 +156,19 @@ impl Wgpu {
         let dense = self.dense_inputs(name, layer.weight)?;
         let weight = dense.inputs(layer.weight);
         let packed = self.packed(name, layer.format, &weight)?;
-        let thin = rows <= THIN;
-        let mut k = self.kernel(if thin { "linear_nf4_thin" } else { "linear_nf4" }, name);
-        packed.bind(&mut k)?;
-        let layout = k.read("x", x)?;
         let rank = layer.low.map_or(0, |(h, _)| h.dims[1]);
+        // Eight codes are a word of one block; sixteen bytes of them, 32 codes, are read at once.
+        let by = |n: usize| [inner, layer.format.block].iter().all(|d| d.is_multiple_of(n));
+        let (codes, [row, step]) = (&weight[0].layout, [x.layout.strides[0], x.layout.strides[1]]);
+        let decode = rows <= THIN && step == 1 && by(32) && codes.offset.is_multiple_of(16);
+        let kernel = match rows <= THIN {
+            true if decode => "linear_nf4_decode",
+            true => "linear_nf4_thin",
+            false => "linear_nf4",
+        };
+        let mut k = self.kernel(kernel, name);
+        let codes_at = packed.bind(&mut k)?;
+        let layout = k.read("x", x)?;
         for word in [rows, outer, inner + rank, outer, 0, inner, layout.offset] {
             k.word(word)?;
         }
@@ -180,7 +189,16 @@ impl Wgpu {
         }
         k.float(layer.scale);
         k.output_by_rows("y", y, outer.is_multiple_of(y.lanes()))?;
-        k.run_product([1, rows, outer, inner + rank], [layout.strides[1] == 1, true], thin)
+        let sizes = [1, rows, outer, inner + rank];
+        if decode {
+            k.wide("codes", codes_at, &[]);
+            k.wide("x", layout.offset, &[row]);
+            return k.run_columns(&sizes);
+        }
+        let eights = step == 1 && by(8) && rank.is_multiple_of(8);
+        let b_oct = eights && codes_at.is_multiple_of(4);
+        let a_oct = eights && (rank == 0 || k.wide("h", 0, &[rank])) && k.wide("x", layout.offset, &[row]);
+        k.run_product(&Product { sizes, by_k: [step == 1, true], octs: [a_oct, b_oct] })
     }
 }
 
@@ -239,7 +257,16 @@ impl Wgpu {
             k.word(word)?;
         }
         k.output_by_rows("y", dx, op.inner.is_multiple_of(dx.lanes()))?;
-        k.run_product([1, rows, op.inner, outer + rank], [layout.strides[1] == 1, false], false)
+        let eights = layout.strides[1] == 1 && [outer, rank].iter().all(|n| n % 8 == 0);
+        let a_oct = eights
+            && (rank == 0 || k.wide("u", 0, &[rank]))
+            && k.wide("dy", layout.offset, &[layout.strides[0]]);
+        let sizes = [1, rows, op.inner, outer + rank];
+        k.run_product_by_tiles(&Product {
+            sizes,
+            by_k: [layout.strides[1] == 1, false],
+            octs: [a_oct, false],
+        })
     }
 }
 

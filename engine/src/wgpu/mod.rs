@@ -7,8 +7,10 @@
 mod adapter;
 mod buffer;
 mod launch;
+mod pipelines;
 mod source;
 mod stream;
+mod timestamps;
 mod variants;
 mod view;
 
@@ -39,7 +41,7 @@ use std::sync::{Arc, Mutex};
 pub use adapter::{AdapterFacts, adapters};
 use buffer::Pool;
 pub use buffer::WgpuBuffer;
-use launch::Pipelines;
+use pipelines::Pipelines;
 use stream::{Problems, Stream};
 
 use ::wgpu;
@@ -74,7 +76,7 @@ impl Wgpu {
     /// # Errors
     /// If there is none, or it refuses.
     pub fn open(name: Option<&str>) -> Result<Self> {
-        let adapter::Opened { facts, device, queue, limits } = adapter::open(name)?;
+        let adapter::Opened { facts, info, device, queue, limits } = adapter::open(name)?;
         let problems = Arc::new(Problems::default());
         let (uncaptured, lost) = (problems.clone(), problems.clone());
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.note(error.to_string())));
@@ -87,7 +89,7 @@ impl Wgpu {
         let pool = Arc::new(Pool::new(device.clone(), limits.max_buffer_size));
         Ok(Self {
             facts,
-            pipelines: Pipelines::new(device.clone()),
+            pipelines: Pipelines::new(device.clone(), &info),
             stream: Mutex::new(Stream::new(device.clone(), queue, problems)),
             device,
             limits,
@@ -112,17 +114,10 @@ impl Wgpu {
         self.pool.bytes()
     }
 
-    /// Gives idle buffers back to the device.
-    pub fn trim(&self) {
-        self.pool.trim();
-    }
-
-    /// Waits until all that was recorded has run.
-    ///
-    /// # Errors
-    /// If the device failed.
-    pub fn synchronize(&self) -> Result<()> {
-        self.stream.lock().unwrap().finish()
+    /// Buffers may come to so many bytes from now on, where the GPU is shared with others: what goes beyond is an error
+    /// as on a device that is full.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.pool.limit(bytes);
     }
 
     /// Data that is the same for all launches: made once, by `key`.
@@ -185,5 +180,17 @@ impl Backend for Wgpu {
 
     fn read(&self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         self.stream.lock().unwrap().download(buffer, at, data)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.stream.lock().unwrap().finish()
+    }
+
+    fn trim(&self) {
+        self.pool.trim();
+    }
+
+    fn description(&self) -> String {
+        format!("{}: {} ({})", Self::NAME, self.facts.name, self.facts.driver)
     }
 }

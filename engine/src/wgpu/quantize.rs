@@ -45,10 +45,13 @@ impl Wgpu {
 }
 
 impl<'a> Packed<'a> {
-    /// Binds it and pushes the parameters of `shaders/common/packed.wgsl`.
-    pub(super) fn bind(&'a self, k: &mut Launch<'a>) -> Result<()> {
+    /// Binds it and pushes the parameters of `shaders/common/packed.wgsl`; returns the place of the first code.
+    pub(super) fn bind(&'a self, k: &mut Launch<'a>) -> Result<usize> {
         k.constant("FOUR", self.format.codebook.bits() == 4);
-        k.constant("NESTED", self.format.nested.is_some());
+        k.constant("NESTED", self.format.nested.is_some()).constant("BLOCK", self.format.block as u32);
+        if let Some(nested) = self.format.nested {
+            k.constant("NESTED_BLOCK", nested.block as u32);
+        }
         let codes = k.read("codes", &self.inputs[0])?.offset;
         k.table("values", &self.values, 0);
         let words = match self.format.nested {
@@ -67,7 +70,7 @@ impl<'a> Packed<'a> {
             k.word(word)?;
         }
         k.float(self.format.nested.map_or(0.0, |n| n.offset)).word(0)?.word(0)?;
-        Ok(())
+        Ok(codes)
     }
 }
 

@@ -15,6 +15,7 @@
 //! WGSL has neither bf16 nor bytes: every tensor is an array of `u32` words, and the accessors that `#bind` writes take
 //! elements out of words and put them in.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 
@@ -51,6 +52,7 @@ shaders![
     "common/order",
     "common/packed",
     "common/rows",
+    "common/sort",
     "common/trig",
     "common/view",
     "adamw",
@@ -77,6 +79,7 @@ shaders![
     "layer_norm",
     "layer_norm_grad",
     "linear_nf4",
+    "linear_nf4_decode",
     "linear_nf4_grad",
     "linear_nf4_thin",
     "lora",
@@ -95,6 +98,9 @@ shaders![
     "scatter_rows_index",
     "sgd",
     "top_k",
+    "top_k_merge",
+    "top_k_sort",
+    "top_k_take",
     "unary",
     "write",
 ];
@@ -121,6 +127,8 @@ pub struct Variant {
     pub constants: BTreeMap<&'static str, Value>,
     /// Views that are contiguous.
     pub dense: BTreeSet<&'static str>,
+    /// Tensors that are read 16 bytes at a time.
+    pub wide: BTreeSet<&'static str>,
 }
 
 /// Value of a `#const`.
@@ -178,10 +186,21 @@ pub struct Source {
     pub bindings: Vec<Binding>,
 }
 
+/// A folder whose files stand in for the shaders of this build: a kernel is changed and measured without compiling.
+const FOLDER: &str = "ROENTGEN_WGPU_SHADERS";
+
 /// Text of the file `name`.
-fn file(name: &str) -> Result<&'static str, String> {
+fn file(name: &str) -> Result<Cow<'static, str>, String> {
     let found = SHADERS.iter().find(|(n, _)| *n == name);
-    found.map(|(_, text)| *text).ok_or_else(|| format!("no shader {name}"))
+    let (_, text) = found.ok_or_else(|| format!("no shader {name}"))?;
+    match std::env::var_os(FOLDER) {
+        None => Ok(Cow::Borrowed(text)),
+        Some(folder) => {
+            let path = std::path::Path::new(&folder).join(format!("{name}.wgsl"));
+            let text = std::fs::read_to_string(&path);
+            text.map(Cow::Owned).map_err(|e| format!("{FOLDER}: {}: {e}", path.display()))
+        }
+    }
 }
 
 /// The assembled source of kernel `name`.
@@ -345,6 +364,9 @@ impl Assembly<'_> {
                 "const {upper}_BOUND = false;\nfn load_{name}(i: u32) -> {} {{ return {}; }}",
                 zero.0, zero.1
             ));
+            if mode == "read" && fixed.is_none() {
+                self.push(&format!("fn oct_{name}(i: u32) -> Oct {{ return Oct(); }}"));
+            }
             if matches!(mode, "write" | "update") {
                 self.push(&format!("fn put_{name}(i: u32, v: {}) {{}}", zero.0));
             }
@@ -363,7 +385,7 @@ impl Assembly<'_> {
         let text = if mode == "table" {
             TABLE.replace("NUMBER", &n.to_string()).replace("NAME", name)
         } else {
-            accessors(name, n, dtype, access)
+            accessors(name, n, dtype, access, self.variant.wide.contains(name))
         };
         self.push(&format!("const {upper}_BOUND = true;\n{text}"));
         Ok(())
@@ -399,8 +421,53 @@ fn conversions(dtype: DType) -> (&'static str, &'static str, &'static str) {
     }
 }
 
+/// Reading several elements of a tensor at a time.
+fn several(name: &str, dtype: DType, wide: bool) -> String {
+    let word = |i: String| if wide { format!("{name}_words[({i}) / 4u]") } else { String::new() };
+    if dtype == DType::U8 {
+        let body = if wide {
+            format!("return {};", word("i / 4u".into()))
+        } else {
+            let at = |k: usize| format!("{name}_words[i / 4u + {k}u]");
+            format!("return vec4<u32>({}, {}, {}, {});", at(0), at(1), at(2), at(3))
+        };
+        let four = if wide { "[i / 16u][(i / 4u) % 4u]" } else { "[i / 4u]" };
+        return format!(
+            "// Four bytes from `i` on, a multiple of four.\nfn word_{name}(i: u32) -> u32 {{ return {name}_words{four}; }}\n// 16 bytes from `i` on, a multiple of 16.\nfn hex_{name}(i: u32) -> vec4<u32> {{ {body} }}"
+        );
+    }
+    if !dtype.is_float() {
+        return String::new();
+    }
+    let body = match (dtype, wide) {
+        (DType::F32, true) => format!(
+            "return Oct(bitcast<vec4<f32>>({}), bitcast<vec4<f32>>({}));",
+            word("i".into()),
+            word("i + 4u".into())
+        ),
+        (DType::BF16, true) => {
+            format!(
+                "let w = {}; return Oct(bf16_quad(w.x, w.y), bf16_quad(w.z, w.w));",
+                word("i / 2u".into())
+            )
+        }
+        (DType::F16, true) => {
+            format!("let w = {}; return Oct(f16_quad(w.x, w.y), f16_quad(w.z, w.w));", word("i / 2u".into()))
+        }
+        _ => {
+            let at = |k: usize| format!("load_{name}(i + {k}u)");
+            let quad =
+                |k: usize| format!("vec4<f32>({}, {}, {}, {})", at(k), at(k + 1), at(k + 2), at(k + 3));
+            format!("return Oct({}, {});", quad(0), quad(4))
+        }
+    };
+    format!(
+        "// Eight elements from `i` on, of which `i` is a multiple.\nfn oct_{name}(i: u32) -> Oct {{ {body} }}"
+    )
+}
+
 /// The functions through which a kernel reaches a tensor.
-fn accessors(name: &str, number: usize, dtype: DType, access: Access) -> String {
+fn accessors(name: &str, number: usize, dtype: DType, access: Access, wide: bool) -> String {
     let upper = name.to_uppercase();
     let lanes = 4 / dtype.size();
     let (kind, decode, encode) = conversions(dtype);
@@ -410,13 +477,21 @@ fn accessors(name: &str, number: usize, dtype: DType, access: Access) -> String 
         let _ = writeln!(out, "{text}");
     };
     let space = if access == Access::Read { "read" } else { "read_write" };
-    let word = if atomic { "atomic<u32>" } else { "u32" };
+    let word = match (atomic, wide) {
+        (true, _) => "atomic<u32>",
+        (_, true) => "vec4<u32>",
+        _ => "u32",
+    };
     line(format!("@group(0) @binding({number}) var<storage, {space}> {name}_words: array<{word}>;"));
     line(format!("// Elements in a word of {name}."));
     line(format!("const {upper}_LANES = {lanes}u;"));
     let at = |i: &str| {
         let word = if lanes == 1 { i.to_owned() } else { format!("{i} / {lanes}u") };
-        if atomic { format!("atomicLoad(&{name}_words[{word}])") } else { format!("{name}_words[{word}]") }
+        match (atomic, wide) {
+            (true, _) => format!("atomicLoad(&{name}_words[{word}])"),
+            (_, true) => format!("{name}_words[({word}) / 4u][({word}) % 4u]"),
+            _ => format!("{name}_words[{word}]"),
+        }
     };
     let shift = match lanes {
         1 => String::new(),
@@ -433,8 +508,17 @@ fn accessors(name: &str, number: usize, dtype: DType, access: Access) -> String 
         let round = if dtype == DType::F32 { "v".into() } else { format!("decode_{name}(encode_{name}(v))") };
         line(format!("// `v` rounded to the element type of {name}."));
         line(format!("fn round_{name}(v: f32) -> f32 {{ return {round}; }}"));
+        let quad = match dtype {
+            DType::F32 => "v".into(),
+            _ => {
+                let each = ["x", "y", "z", "w"].map(|c| format!("round_{name}(v.{c})"));
+                format!("vec4<f32>({})", each.join(", "))
+            }
+        };
+        line(format!("fn round_quad_{name}(v: vec4<f32>) -> vec4<f32> {{ return {quad}; }}"));
     }
     if access == Access::Read {
+        line(several(name, dtype, wide));
         return out;
     }
     let put_raw = match (lanes, atomic) {

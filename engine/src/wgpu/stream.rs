@@ -8,6 +8,7 @@ use std::time::Duration;
 use ::wgpu;
 
 use super::buffer::WgpuBuffer;
+use super::timestamps::{self, Timestamps};
 use crate::Error;
 use crate::error::{Result, rule};
 use crate::layout::{Dims, MAX_RANK};
@@ -102,6 +103,8 @@ pub(super) struct Stream {
     faults: Vec<Fault>,
     /// Launches since the device was opened.
     total: u64,
+    /// Made when somebody first wants them; `None` inside if the device has none.
+    timestamps: Option<Option<Timestamps>>,
 }
 
 impl Stream {
@@ -135,6 +138,7 @@ impl Stream {
             fault,
             faults: Vec::new(),
             total: 0,
+            timestamps: None,
         }
     }
 
@@ -192,10 +196,27 @@ impl Stream {
                 self.encoder().begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime();
             self.pass = Some(pass);
         }
+        let clock = timestamps::wanted().and_then(|span| {
+            let (device, queue) = (&self.device, &self.queue);
+            let clock = self.timestamps.get_or_insert_with(|| {
+                let clock = Timestamps::new(device, queue);
+                if clock.is_none() {
+                    tracing::warn!(
+                        "this GPU has no timestamps: times of operations are those of the calls that record them"
+                    );
+                }
+                clock
+            });
+            clock.as_mut().map(|clock| (clock, span))
+        });
         let pass = self.pass.as_mut().expect("begun above");
+        let clock = clock.and_then(|(clock, span)| Some((clock.begin(pass, span)?, clock)));
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, group, &[params_at]);
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        if let Some((query, clock)) = clock {
+            clock.end(pass, query);
+        }
         if self.launches == 0 {
             self.first = op;
         }
@@ -230,7 +251,10 @@ impl Stream {
     /// Hands the batch to the device.
     pub(super) fn submit(&mut self) -> Result<()> {
         self.pass = None;
-        let Some(encoder) = self.encoder.take() else { return self.check() };
+        let Some(mut encoder) = self.encoder.take() else { return self.check() };
+        if let Some(Some(clock)) = &mut self.timestamps {
+            clock.submit(&mut encoder);
+        }
         if !self.staged.is_empty() {
             self.queue.write_buffer(&self.params, 0, &self.staged);
             self.staged.clear();
@@ -266,7 +290,16 @@ impl Stream {
     pub(super) fn finish(&mut self) -> Result<()> {
         self.submit()?;
         self.in_flight.clear();
-        self.wait(None)
+        self.wait(None)?;
+        self.tell_times();
+        Ok(())
+    }
+
+    /// What has run is told to the recorder, if there is one.
+    fn tell_times(&mut self) {
+        if let Some(Some(clock)) = &mut self.timestamps {
+            clock.tell();
+        }
     }
 
     /// Copies `data` to byte `at`.
@@ -356,6 +389,7 @@ impl Stream {
             });
             self.wait(None)?;
             self.in_flight.clear();
+            self.tell_times();
             match told.recv_timeout(PATIENCE) {
                 Ok(Ok(())) => {}
                 Ok(Err(e)) => return Err(Error::Device(format!("wgpu: cannot read from the device: {e}"))),

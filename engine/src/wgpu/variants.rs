@@ -21,10 +21,16 @@ fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)
         "matmul" => vec![
             (vec![("A_BY_K", false.into())], vec!["bias"]),
             (vec![("ROW_QUADS", 2.into()), ("COL_QUADS", 2.into())], vec![]),
+            (vec![("A_OCT", true.into()), ("B_OCT", true.into())], vec![]),
         ],
-        "matmul_thin" => {
-            vec![(vec![("ROWS", 8.into())], vec![]), (vec![("LANES", 8.into())], vec!["bias"])]
-        }
+        "matmul_thin" => vec![
+            (vec![("ROWS", 8.into())], vec![]),
+            (vec![("LANES", 8.into()), ("OCT", true.into()), ("EACH", 2.into())], vec!["bias"]),
+        ],
+        "linear_nf4_decode" => vec![
+            (vec![("NESTED", true.into()), ("ROWS", 8.into()), ("EACH", 2.into())], vec!["scales"]),
+            (vec![("LANES", 32.into())], [nested, vec!["h", "b", "bias"]].concat()),
+        ],
         "linear_nf4" | "linear_nf4_thin" => vec![
             (vec![("NESTED", true.into())], vec!["scales"]),
             (vec![], [nested, vec!["h", "b", "bias"]].concat()),
@@ -35,6 +41,7 @@ fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)
         "dequantize_blockwise" => {
             vec![(vec![("NESTED", true.into())], vec!["scales"]), (vec![("FOUR", false.into())], nested)]
         }
+        "top_k_sort" => vec![(vec![], vec![]), (vec![("LOAD", false.into())], vec![])],
         "sgd" => vec![(vec![], vec![]), (vec![], vec!["b"])],
         "attention" | "attention_decode" | "attention_grad_q" | "attention_grad_kv" => vec![
             (vec![("CAUSAL", true.into()), ("CHUNKS", 3.into())], vec![]),
@@ -76,6 +83,9 @@ pub fn every_variant() -> Vec<(&'static str, DType, Variant)> {
                 for outputs in [Access::Whole, Access::Shared] {
                     let mut variant = Variant::default();
                     variant.constants.extend(constants.iter().copied());
+                    if constants.iter().any(|(name, _)| name.ends_with("OCT") || *name == "EACH") {
+                        variant.wide.extend(["a", "b", "x", "h", "codes"]);
+                    }
                     for (mode, name, fixed) in binds.iter().filter(|(_, n, _)| !unbound.contains(n)) {
                         let access = match mode.as_str() {
                             "read" => Access::Read,
