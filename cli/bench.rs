@@ -6,9 +6,12 @@ mod model;
 mod op;
 mod rivals;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use bench::compare::default_cache;
+use bench::record::Run;
 use clap::{Args, Subcommand};
 
 use crate::global::Global;
@@ -37,4 +40,13 @@ pub(crate) fn run(args: &BenchArgs, global: &Global) -> Result<ExitCode> {
         BenchCommand::Compare(args) => compare::run(args, global),
         BenchCommand::Rivals(args) => rivals::run(args, global),
     }
+}
+
+/// Writes a run, and keeps a copy of this program: `bench compare` lets both take turns when it has been built anew.
+fn save(run: &Run, path: &Path) -> Result<()> {
+    let mut run = run.clone();
+    if let Some(cache) = default_cache() {
+        run.program = run.program.kept_in(&cache);
+    }
+    Ok(run.save(path)?)
 }

@@ -87,7 +87,6 @@ pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
     global.processor()?;
     let (name, cores) = system::processor();
     let memory = system::memory();
-    let paths = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
     let devices = Devices {
         cpu: Cpu {
             name,
@@ -95,7 +94,7 @@ pub(crate) fn run(_: &DevicesArgs, global: &Global) -> Result<ExitCode> {
             cores,
             hardware_threads: available_parallelism().map_or(1, usize::from),
             threads_in_use: threads::threads(),
-            paths: paths.into_iter().filter(|&path| path <= Isa::detect()).map(Isa::name).collect(),
+            paths: Isa::offered().map(Isa::name).collect(),
             path_in_use: isa().name(),
             memory_bytes: memory.map(|m| m.0),
             memory_available_bytes: memory.map(|m| m.1),

@@ -239,7 +239,12 @@ impl Report {
             );
         }
         format!(
-            "the base's program is gone: {turns} new runs against one stored; the machine differs by {:.0} % since, and the 95 % intervals, from the spread of the new runs, are widened by that",
+            "{}: {turns} new runs against one stored; the machine differs by {:.0} % since, and the 95 % intervals, from the spread of the new runs, are widened by that",
+            if self.base.digest == self.new.digest {
+                "the base is of this very program"
+            } else {
+                "the base's program is gone"
+            },
             100.0 * (self.drift - 1.0)
         )
     }

@@ -17,7 +17,6 @@ mod memory;
 mod store;
 
 use engine::DType;
-use engine::cpu::isa::Isa;
 use serde::{Deserialize, Serialize};
 
 pub use fingerprint::Fingerprint;
@@ -55,7 +54,7 @@ pub struct Machine {
 /// Multiply-adds a second, counted as two operations each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peak {
-    /// Instruction-set path, by [`Isa::name`].
+    /// Instruction-set path, by [`engine::cpu::isa::Isa::name`].
     pub isa: String,
     /// Element type of the factors, `f32` or `bf16`; sums are f32.
     pub dtype: String,
@@ -221,12 +220,6 @@ impl Ceilings {
     }
 }
 
-/// Instruction sets of this machine, worst first.
-pub fn paths() -> impl Iterator<Item = Isa> {
-    let best = Isa::detect();
-    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16].into_iter().filter(move |&isa| isa <= best)
-}
-
 /// What is worth keeping of a measured value; six digits come back from JSON as they were.
 pub(crate) fn six_digits(x: f64) -> f64 {
     format!("{x:.5e}").parse().unwrap_or(x)
@@ -239,6 +232,8 @@ pub(crate) fn now() -> u64 {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use engine::cpu::isa::Isa;
+
     use super::*;
 
     pub(crate) fn invented() -> Machine {

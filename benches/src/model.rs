@@ -184,13 +184,12 @@ impl Meter {
         let mut time = |recorded: bool| -> Result<f64> {
             let state = prepare()?;
             let recorder = Recorder::new();
-            let begun = Instant::now();
-            if recorded {
-                recorder.record(|| run(state))?;
-            } else {
+            let timed = || -> Result<f64> {
+                let begun = Instant::now();
                 run(state)?;
-            }
-            Ok(begun.elapsed().as_secs_f64())
+                Ok(begun.elapsed().as_secs_f64())
+            };
+            if recorded { recorder.record(timed) } else { timed() }
         };
         let mut turns = Vec::new();
         for i in 0..self.repeats {

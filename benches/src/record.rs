@@ -143,6 +143,35 @@ impl Program {
         })
     }
 
+    /// A copy of the program in `folder`, for comparisons after it has been built anew: the copy if it can be made, else
+    /// the program itself. The folder keeps the last eight.
+    #[must_use]
+    pub fn kept_in(&self, folder: &Path) -> Self {
+        let name = format!("measured-{}{}", self.digest, std::env::consts::EXE_SUFFIX);
+        let copy = Self { path: folder.join(name), ..self.clone() };
+        let made = copy.is_there() || self.copy_to(&copy.path).is_ok();
+        if made { copy } else { self.clone() }
+    }
+
+    fn copy_to(&self, path: &Path) -> std::io::Result<()> {
+        const KEPT: usize = 8;
+        let folder = path.parent().unwrap_or(path);
+        std::fs::create_dir_all(folder)?;
+        let mut old: Vec<_> = std::fs::read_dir(folder)?
+            .filter_map(std::result::Result::ok)
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("measured-"))
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        old.sort();
+        for (_, path) in old.iter().take((old.len() + 1).saturating_sub(KEPT)) {
+            std::fs::remove_file(path)?;
+        }
+        // Beside it and renamed: a comparison may look at any time.
+        let partial = path.with_extension(format!("part-{}", std::process::id()));
+        std::fs::copy(&self.path, &partial)?;
+        std::fs::rename(&partial, path)
+    }
+
     /// Whether the file still holds the program that it was.
     pub fn is_there(&self) -> bool {
         Self::at(&self.path).is_ok_and(|now| now.digest == self.digest)
@@ -186,6 +215,27 @@ mod tests {
         assert!(run().program.is_there());
         let moved = Program { digest: "0".into(), ..run().program };
         assert!(!moved.is_there());
+    }
+
+    #[test]
+    fn a_program_outlives_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("cache");
+        let kept: Vec<Program> = (0..10u8)
+            .map(|i| {
+                let path = folder.path().join("program");
+                std::fs::write(&path, [i; 100]).unwrap();
+                let kept = Program::at(&path).unwrap().kept_in(&cache);
+                // Times of files may be as coarse as this.
+                std::thread::sleep(std::time::Duration::from_millis(15));
+                kept
+            })
+            .collect();
+        let there: Vec<bool> = kept.iter().map(Program::is_there).collect();
+        assert_eq!(there, [vec![false; 2], vec![true; 8]].concat());
+        // Without room for a copy it is the program itself.
+        let program = Program::at(&folder.path().join("program")).unwrap();
+        assert_eq!(program.kept_in(&folder.path().join("program/below")), program);
     }
 
     #[test]

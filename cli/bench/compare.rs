@@ -14,8 +14,8 @@ use crate::output::{self, Align};
 
 /// Say what a change did: this program against a stored run, or against another commit
 ///
-/// The base's program takes turns with this one if it is still there (or is built, with --against); else as many new
-/// runs are compared with the stored one. A verdict is given only where the 95 % interval of the speedup leaves 1 out.
+/// The base's program takes turns with this one: `--out` kept a copy of it (the last eight are kept), --against builds
+/// it. If it is gone, as many new runs are compared with the stored one. A verdict is given only where the 95 % interval of the speedup leaves 1 out.
 ///
 /// Example: roentgen bench op matmul --model smollm2-135m --out base.json; …; roentgen bench compare base.json
 ///

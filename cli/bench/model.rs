@@ -116,7 +116,7 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
         let rows = figures.iter().map(|figure| shown.row(figure)).collect();
         let run = Run::new(again(args), machine.clone(), machine, rows)?;
         if let Some(path) = &args.out {
-            run.save(path)?;
+            super::save(&run, path)?;
         }
         if global.json {
             output::json(&run)?;

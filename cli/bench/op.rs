@@ -49,7 +49,8 @@ pub(crate) struct OpArgs {
     /// Tokens before the decoded one [default: those of the prompt]
     #[arg(long, value_name = "N", requires = "model", value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
     depth: Option<u32>,
-    /// Instruction-set paths side by side: all, reference, portable, avx2, avx512, avx512bf16, or several with commas
+    /// Paths side by side: all (instruction sets), portable, avx2, avx512, avx512bf16, reference (plain loops, slow), or
+    /// several with commas
     /// [default: the one in use]
     #[arg(long, value_name = "PATHS")]
     variant: Option<String>,
@@ -193,7 +194,7 @@ pub(crate) fn run(args: &OpArgs, global: &Global) -> Result<ExitCode> {
         tracing::warn!("the machine's ceilings are not kept: {error}");
     }
     if let Some(path) = &args.out {
-        run.save(path)?;
+        super::save(&run, path)?;
     }
     if let Some(path) = &args.html {
         write_text(path, &op::page(&run, &history))

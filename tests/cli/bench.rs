@@ -39,6 +39,34 @@ fn an_operation_is_checked_timed_and_compared() {
     assert!(folder.path().join("machine.json").exists());
 }
 
+/// What one does: measure, change, build over the old program, compare.
+#[test]
+fn a_program_that_was_built_over_still_takes_turns() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base.json").display().to_string();
+    let old = folder.path().join("roentgen-old");
+    // Another program that does the same: a byte after the end of an executable is not looked at.
+    let mut bytes = std::fs::read(env!("CARGO_BIN_EXE_roentgen")).unwrap();
+    bytes.push(0);
+    std::fs::write(&old, bytes).unwrap();
+    let permissions = std::fs::metadata(env!("CARGO_BIN_EXE_roentgen")).unwrap().permissions();
+    std::fs::set_permissions(&old, permissions).unwrap();
+    let settings = [
+        ("ROENTGEN_MACHINE", folder.path().join("machine.json")),
+        ("XDG_CACHE_HOME", folder.path().join("cache")),
+    ];
+    let small = ["bench", "op", "matmul", "--shape", "33x65,65x17", "--seconds", "0.01", "--out", &base];
+    let mut measure = std::process::Command::new(&old);
+    finish(measure.envs(settings.clone()).args(small)).ok();
+    std::fs::remove_file(&old).unwrap();
+    let mut compare = command();
+    let compare = compare.envs(settings).args(["bench", "compare", &base, "--turns", "4", "--json"]);
+    let report = finish(compare).ok().json();
+    assert_eq!(report["paired"], true, "{report}");
+    assert!(report["base"]["path"].as_str().unwrap().contains("measured-"), "{report}");
+    assert_ne!(report["base"]["digest"], report["new"]["digest"]);
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused() {
     let folder = tempfile::tempdir().unwrap();

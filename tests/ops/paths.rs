@@ -12,9 +12,10 @@ const MARKER: &str = "ROENTGEN_TEST_CHILD";
 /// Width of the vectors, in bits, that the lavapipe driver works in; its subgroups are a 32nd of it.
 const LAVAPIPE_WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
 
-/// Runs this program's tests again with other settings.
-fn again(device: &str, settings: &[(&str, &str)]) {
+/// Runs this program's tests again with other settings: those whose names have one of `only` in them, or all.
+fn again(device: &str, only: &[&str], settings: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
+        .args(only)
         .envs(settings.iter().copied())
         .env(MARKER, "1")
         .env(DEVICE, device)
@@ -36,7 +37,7 @@ fn every_instruction_set_path_passes() {
         }
         return;
     }
-    for path in [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16] {
+    for path in Isa::ALL {
         if path > Isa::detect() {
             println!("SKIP: {} is not offered by this machine", path.name());
             continue;
@@ -44,7 +45,12 @@ fn every_instruction_set_path_passes() {
         if path == isa() {
             continue;
         }
-        again("cpu", &[("ROENTGEN_CPU", path.name())]);
+        // The plain loops are one path for products and attention, and slow: only these, and that it is in use.
+        let only: &[&str] = match path {
+            Isa::Reference => &["paths::", "matmul::", "linear", "attention::", "patch_conv::"],
+            _ => &[],
+        };
+        again("cpu", only, &[("ROENTGEN_CPU", path.name())]);
     }
 }
 
@@ -66,14 +72,14 @@ fn the_gpu_passes_at_every_width_of_subgroups() {
         let asked = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
         asked.unwrap_or(most).to_string()
     };
-    again("wgpu", &[("PROPTEST_CASES", &cases(12))]);
+    again("wgpu", &[], &[("PROPTEST_CASES", &cases(12))]);
     if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
         // 256 is what it does by itself.
         for width in ["128", "512"] {
-            again("wgpu", &[(LAVAPIPE_WIDTH, width), ("PROPTEST_CASES", &cases(4))]);
+            again("wgpu", &[], &[(LAVAPIPE_WIDTH, width), ("PROPTEST_CASES", &cases(4))]);
         }
     } else {
         println!("SKIP: the GPU has one width of subgroups");
     }
-    again("wgpu", &[("ROENTGEN_WGPU_LIMITS", "default"), ("PROPTEST_CASES", &cases(4))]);
+    again("wgpu", &[], &[("ROENTGEN_WGPU_LIMITS", "default"), ("PROPTEST_CASES", &cases(4))]);
 }

@@ -7,7 +7,7 @@ use engine::DType;
 use engine::cpu::isa::Isa;
 use engine::cpu::threads;
 
-use super::{Effort, Peak, paths};
+use super::{Effort, Peak};
 
 /// Operations of `rounds` of a loop on one thread.
 type Burst = fn(rounds: usize) -> usize;
@@ -37,7 +37,7 @@ pub(super) fn measure(effort: Effort) -> Vec<Peak> {
         Effort::Probe => 0.02,
     };
     let mut peaks = Vec::new();
-    for isa in paths() {
+    for isa in Isa::offered() {
         // A probe looks at what decides the ceilings only.
         if effort == Effort::Probe && isa != Isa::detect() && isa != Isa::Avx512.min(Isa::detect()) {
             continue;

@@ -230,18 +230,17 @@ fn shapes(application: &Application) -> String {
 }
 
 impl Settings {
-    /// Paths by name: `all`, `reference` (the portable one) or names divided by commas.
+    /// Paths by name: `all` (instruction sets), `reference` (plain loops, one thread) or names divided by commas.
     ///
     /// # Errors
     /// If a path is unknown or this machine does not offer it.
     pub fn variants(text: &str) -> Result<Vec<Isa>> {
         if text == "all" {
-            return Ok(crate::machine::paths().collect());
+            return Ok(Isa::offered().collect());
         }
         let mut paths = Vec::new();
         for name in text.split(',').map(str::trim) {
-            let isa = if name == "reference" { Some(Isa::Portable) } else { Isa::parse(name) };
-            let isa = isa.ok_or_else(|| {
+            let isa = Isa::parse(name).ok_or_else(|| {
                 Error::Input(format!(
                     "no variant is called `{name}`; there are all, reference, portable, avx2, avx512 and avx512bf16"
                 ))

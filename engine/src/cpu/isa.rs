@@ -3,9 +3,12 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Instruction-set paths, best first. Each CPU kernel has a portable version; the others are optional.
+/// Instruction-set paths, worst first. Each CPU kernel has a portable version; the others are optional.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
+    /// As portable, but products and the forward pass of attention are the plain loops that define them, on one thread:
+    /// the bottom rung of the ladders in docs/kernels. Not for use.
+    Reference,
     /// Plain Rust, whatever the compiler's baseline target gives. All other architectures.
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
@@ -17,9 +20,19 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Every path, worst first; the place is the number in [`CHOICE`].
+    pub const ALL: [Self; 5] = [Self::Reference, Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// The paths for use that this machine offers, worst first.
+    pub fn offered() -> impl Iterator<Item = Self> {
+        let best = Self::detect();
+        Self::ALL.into_iter().filter(move |&isa| isa > Self::Reference && isa <= best)
+    }
+
     /// Name for `devices` and for `ROENTGEN_CPU`.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Reference => "reference",
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
@@ -54,12 +67,11 @@ impl Isa {
 
     /// Parses the value of `ROENTGEN_CPU`.
     pub fn parse(name: &str) -> Option<Self> {
-        PATHS.into_iter().find(|isa| isa.name() == name)
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
     }
 }
 
-/// Every path, worst first; the place is the number in [`CHOICE`].
-const PATHS: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+/// No place in [`Isa::ALL`]: the environment has not been asked.
 const UNDECIDED: u8 = u8::MAX;
 /// The path in use. All threads of a kernel must agree, so it is one for the process.
 static CHOICE: AtomicU8 = AtomicU8::new(UNDECIDED);
@@ -68,7 +80,7 @@ static CHOICE: AtomicU8 = AtomicU8::new(UNDECIDED);
 /// or unavailable name is reported by [`requested_error`] and ignored here.
 #[inline]
 pub fn isa() -> Isa {
-    match PATHS.get(usize::from(CHOICE.load(Ordering::Relaxed))) {
+    match Isa::ALL.get(usize::from(CHOICE.load(Ordering::Relaxed))) {
         Some(&isa) => isa,
         None => decide(),
     }
@@ -115,7 +127,9 @@ pub fn with_isa<R>(wanted: Isa, f: impl FnOnce() -> R) -> crate::Result<R> {
 pub fn requested_error() -> Option<String> {
     let value = std::env::var("ROENTGEN_CPU").ok()?;
     match Isa::parse(&value) {
-        None => Some(format!("ROENTGEN_CPU={value}: unknown; use portable, avx2, avx512 or avx512bf16")),
+        None => Some(format!(
+            "ROENTGEN_CPU={value}: unknown; use portable, avx2, avx512 or avx512bf16 (or reference, to measure against)"
+        )),
         Some(wanted) if wanted > Isa::detect() => {
             Some(format!("ROENTGEN_CPU={value}: this machine offers only {}", Isa::detect().name()))
         }
@@ -134,7 +148,7 @@ mod tests {
         assert_eq!(isa(), before);
         let _ = std::panic::catch_unwind(|| with_isa(Isa::Portable, || panic!("planted")));
         assert_eq!(isa(), before);
-        assert!(PATHS.iter().enumerate().all(|(i, &path)| path as usize == i));
+        assert!(Isa::ALL.iter().enumerate().all(|(i, &path)| path as usize == i));
         if Isa::detect() < Isa::Avx512Bf16 {
             assert!(with_isa(Isa::Avx512Bf16, || ()).unwrap_err().to_string().contains("avx512bf16"));
         }

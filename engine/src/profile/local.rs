@@ -160,20 +160,25 @@ pub(super) struct Local {
     /// Numbers that were asked of the recorder before.
     pub(super) operations: Map<u64, u32>,
     pub(super) modules: Map<Box<str>, u32>,
-    /// Devices and tags of memory, a handful.
-    pub(super) names: Vec<(Box<str>, u32)>,
+    /// Devices and tags of memory, a handful, by place and length of their texts, which live as long as the program.
+    names: Vec<([usize; 2], u32)>,
     /// The last time that was read, and how many changes of memory have been given it.
     last: u64,
     given: u32,
-    /// Changes of memory on their way to the log: they go with the next span that ends.
-    pending: Vec<Change>,
+    /// What is on its way to the log: it goes when the outermost span ends, or when it is much or old.
+    spans: Vec<Ended>,
+    changes: Vec<Change>,
 }
 
 /// So many changes of memory may have the time of the span that began or ended before them. An operation makes a few
 /// tensors beside its span; reading the clock for each would double the cost of recording.
 const GIVEN: u32 = 6;
-/// So many changes wait for a span to end. More than one would be lost with a thread that ends before.
-const PENDING: usize = 1;
+/// Most names that a thread remembers.
+const NAMES: usize = 64;
+/// So many spans or changes go to the log at once, under one lock.
+const PENDING: usize = 64;
+/// Or when a span that began so many ticks ago has ended, some milliseconds: kernels that long do not mind.
+const OLD: u64 = 1 << 24;
 
 thread_local! {
     /// One for each recorder that has listened to this thread; hardly ever more than one.
@@ -223,12 +228,31 @@ fn enroll(locals: &mut Vec<Local>, recorder: u64, log: Arc<Mutex<Log>>) -> usize
         names: Vec::new(),
         last: 0,
         given: GIVEN,
-        pending: Vec::new(),
+        spans: Vec::with_capacity(PENDING),
+        changes: Vec::with_capacity(PENDING),
     });
     locals.len() - 1
 }
 
 impl Local {
+    /// The number of a name; `ask` is for one that was never seen at this place.
+    #[inline]
+    pub(super) fn name(&mut self, text: &str, ask: impl FnOnce() -> u32) -> u32 {
+        let place = [text.as_ptr().addr(), text.len()];
+        match self.names.iter().find(|known| known.0 == place) {
+            Some(known) => known.1,
+            None => self.learn(place, ask()),
+        }
+    }
+
+    #[cold]
+    fn learn(&mut self, place: [usize; 2], number: u32) -> u32 {
+        if self.names.len() < NAMES {
+            self.names.push((place, number));
+        }
+        number
+    }
+
     /// A change of memory; `now` reads the clock. Returns how many found no room.
     #[inline]
     pub(super) fn memory(
@@ -242,13 +266,23 @@ impl Local {
             self.stamp(now());
         }
         self.given += 1;
-        self.pending.push(Change { at: self.last, device, tag, bytes });
-        if self.pending.len() < PENDING { 0 } else { self.flush(room) }
+        self.changes.push(Change { at: self.last, device, tag, bytes });
+        self.hand_in(room)
     }
 
-    /// Gives the log what is on its way there. Returns how many changes found no room.
+    /// Gives the log what is on its way there, if it is time. Returns how much found no room.
+    #[inline]
+    fn hand_in(&mut self, room: usize) -> u64 {
+        let much = self.spans.len() >= PENDING || self.changes.len() >= PENDING;
+        let old = self.spans.first().is_some_and(|span| self.last.saturating_sub(span.start) > OLD);
+        if much || old || self.stack.is_empty() { self.flush(room) } else { 0 }
+    }
+
+    /// Gives the log what is on its way there. Returns how much found no room.
     pub(super) fn flush(&mut self, room: usize) -> u64 {
-        flush(&mut self.pending, &mut lock(&self.log), room)
+        let mut log = lock(&self.log);
+        let spans = append(&mut self.spans, &mut log.spans, room);
+        spans + append(&mut self.changes, &mut log.memory, room)
     }
 
     #[inline]
@@ -283,24 +317,20 @@ impl Local {
         self.stamp(now);
         let Some(at) = self.stack.iter().rposition(|open| open.id == id) else { return 0 };
         let open = self.stack.remove(at);
-        let mut log = lock(&self.log);
-        let lost = flush(&mut self.pending, &mut log, room);
         match SpanId::unpack(id) {
-            SpanId::Other => return lost,
+            SpanId::Other => return self.hand_in(room),
             SpanId::Module(_) => self.module = open.module,
             SpanId::Phase(_) => {
                 self.phase = open.phase;
+                let mut log = lock(&self.log);
                 if let Some(at) = log.phases.iter().rposition(|phase| phase.id == id) {
                     log.phases.remove(at);
                 }
             }
             SpanId::Op { .. } => {}
         }
-        if log.spans.len() >= room {
-            return lost + 1;
-        }
-        log.spans.push(Ended { id, module: open.module, phase: open.phase, start: open.start, end: now });
-        lost
+        self.spans.push(Ended { id, module: open.module, phase: open.phase, start: open.start, end: now });
+        self.hand_in(room)
     }
 
     /// The innermost span.
@@ -309,17 +339,20 @@ impl Local {
     }
 }
 
-#[inline]
-fn flush(pending: &mut Vec<Change>, log: &mut Log, room: usize) -> u64 {
-    let mut lost = 0;
-    for change in pending.drain(..) {
-        if log.memory.len() < room {
-            log.memory.push(change);
-        } else {
-            lost += 1;
-        }
+impl Drop for Local {
+    /// The thread ends; this little is kept even if there is no room.
+    fn drop(&mut self) {
+        self.flush(usize::MAX);
     }
-    lost
+}
+
+/// Moves what there is room for; returns how much there was none for.
+fn append<T: Copy>(from: &mut Vec<T>, to: &mut Chunks<T>, room: usize) -> u64 {
+    let fit = from.len().min(room.saturating_sub(to.len()));
+    from.iter().take(fit).for_each(|&item| to.push(item));
+    let lost = from.len() - fit;
+    from.clear();
+    lost as u64
 }
 
 #[cfg(test)]

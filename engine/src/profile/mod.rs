@@ -11,10 +11,13 @@
 //! | [`MEMORY`] | event: a storage came or went | `device`, `tag`, `bytes` (negative: it went) |
 //! | [`DEVICE`] | event: when a device ran an operation, by its own clock; child of the operation's span | `start`, `end` |
 //!
+//! `device` and `tag` of a change of memory are texts that live as long as the program: a recorder may know them by
+//! where they lie.
+//!
 //! Cost and shapes of an operation are what it declares itself ([`Op::cost`]). The backward pass runs the gradient of
 //! each operation inside the module that the operation ran in.
 //!
-//! [`Recorder`] is a subscriber that keeps all of it at about a tenth of a microsecond each:
+//! [`Recorder`] is a subscriber that keeps all of it at less than a tenth of a microsecond each:
 //!
 //! ```
 //! use engine::{DType, Device, Tensor, profile};
@@ -48,6 +51,7 @@ mod intern;
 mod local;
 mod recorder;
 mod recording;
+mod ticks;
 
 use tracing::{Level, Span};
 

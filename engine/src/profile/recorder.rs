@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{Interest, SetGlobalDefaultError, Subscriber};
@@ -15,7 +14,8 @@ use crate::profile::intern::Tables;
 use crate::profile::local::{
     self, Ended, Local, Log, MOST_MODULES, MOST_OPERATIONS, MOST_PHASES, SpanId, lock,
 };
-use crate::profile::recording::{Clock, Recording, Thread};
+use crate::profile::recording::{Change, Clock, Recording, Thread};
+use crate::profile::ticks::{Axis, Scale};
 use crate::profile::{DEVICE, MEMORY, MODULE, OP, PHASE};
 
 /// Keeps spans and changes of memory until they are [taken](Self::take). Clones are the same recorder.
@@ -24,7 +24,7 @@ pub struct Recorder(Arc<Shared>);
 
 struct Shared {
     number: u64,
-    epoch: Instant,
+    axis: Axis,
     /// Spans, and as many changes of memory, kept of each thread.
     room: usize,
     dropped: AtomicU64,
@@ -93,7 +93,7 @@ impl Recorder {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(Arc::new(Shared {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
-            epoch: Instant::now(),
+            axis: Axis::new(),
             room,
             dropped: AtomicU64::new(0),
             since: AtomicU64::new(0),
@@ -128,17 +128,20 @@ impl Recorder {
     /// Nanoseconds since the recorder was made.
     #[inline]
     pub fn now(&self) -> u64 {
-        self.0.epoch.elapsed().as_nanos() as u64
+        self.0.axis.nanoseconds()
     }
 
     /// Takes what was recorded since the last time. Phases that have not ended end here; other open spans are part of
     /// the next recording.
     pub fn take(&self) -> Recording {
-        // What other threads have not handed in yet comes with the next recording.
+        // What other threads have not handed in yet comes with the next recording: a few spans of each that is in the
+        // middle of some.
         self.lose(local::with_known(self.0.number, |local| local.flush(self.0.room)).unwrap_or(0));
         let end = self.now();
         let start = self.0.since.swap(end, Ordering::Relaxed);
-        let threads = lock(&self.0.logs).iter().map(|log| thread(&mut lock(log), start, end)).collect();
+        let scale = self.0.axis.scale();
+        let threads =
+            lock(&self.0.logs).iter().map(|log| thread(&mut lock(log), start, end, scale)).collect();
         let tables = lock(&self.0.tables);
         Recording {
             threads,
@@ -231,18 +234,13 @@ impl Recorder {
             let mut slots = names.iter_mut();
             let on_text = |text: &str| {
                 if let Some(slot) = slots.next() {
-                    let known = local.names.iter().find(|(name, _)| **name == *text).map(|known| known.1);
-                    *slot = known.unwrap_or_else(|| {
-                        let number = lock(&self.0.tables).names.number(text);
-                        local.names.push((text.into(), number));
-                        number
-                    });
+                    *slot = local.name(text, || lock(&self.0.tables).names.number(text));
                 }
             };
             let mut texts = Texts { on_text, number: 0 };
             event.record(&mut texts);
             let bytes = texts.number;
-            local.memory(|| self.now(), names, bytes, self.0.room)
+            local.memory(|| self.0.axis.ticks(), names, bytes, self.0.room)
         });
         self.lose(lost.unwrap_or(0));
     }
@@ -266,18 +264,25 @@ impl Recorder {
 }
 
 /// What a thread has, in order; phases that are open end at `end`, and what was open before begins at `start`.
-fn thread(log: &mut Log, start: u64, end: u64) -> Thread {
-    let open: Vec<Ended> = log.phases.iter().rev().map(|phase| Ended { end, ..*phase }).collect();
-    let host = log.spans.take().chain(open).map(|span| (span, Clock::Host));
+fn thread(log: &mut Log, start: u64, end: u64, scale: Scale) -> Thread {
+    let timed = |span: Ended| Ended {
+        start: scale.nanoseconds(span.start),
+        end: scale.nanoseconds(span.end).min(end),
+        ..span
+    };
+    let open: Vec<Ended> = log.phases.iter().rev().map(|phase| Ended { end, ..timed(*phase) }).collect();
+    let host = log.spans.take().map(timed).chain(open).map(|span| (span, Clock::Host));
     let device = log.device.take().map(|span| (span, Clock::Device));
     let mut spans: Vec<_> = host.chain(device).filter_map(|(span, clock)| span.record(clock)).collect();
     for span in &mut spans {
-        span.start = span.start.max(start);
+        span.start = span.start.clamp(start, span.end.max(start));
     }
     // A span ends after those in it, so among equals the later one is the outer one.
     spans.reverse();
     spans.sort_by_key(|span| (span.start, std::cmp::Reverse(span.end)));
-    Thread { name: log.name.clone(), spans, memory: log.memory.take().collect() }
+    let memory =
+        log.memory.take().map(|change| Change { at: scale.nanoseconds(change.at).min(end), ..change });
+    Thread { name: log.name.clone(), spans, memory: memory.collect() }
 }
 
 impl Subscriber for Recorder {
@@ -342,7 +347,7 @@ impl Subscriber for Recorder {
 
     #[inline]
     fn enter(&self, id: &Id) {
-        let now = self.now();
+        let now = self.0.axis.ticks();
         self.local(|local| local.enter(id.into_u64(), now));
         if let (SpanId::Other, Some(inner)) = (SpanId::unpack(id.into_u64()), &self.0.inner) {
             inner.enter(id);
@@ -351,7 +356,7 @@ impl Subscriber for Recorder {
 
     #[inline]
     fn exit(&self, id: &Id) {
-        let now = self.now();
+        let now = self.0.axis.ticks();
         self.lose(self.local(|local| local.exit(id.into_u64(), now, self.0.room)).unwrap_or(0));
         if let (SpanId::Other, Some(inner)) = (SpanId::unpack(id.into_u64()), &self.0.inner) {
             inner.exit(id);

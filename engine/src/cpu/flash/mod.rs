@@ -23,6 +23,7 @@ mod decode_kernels;
 mod forward;
 mod kernels;
 mod pack;
+mod reference;
 mod scratch;
 mod simd;
 #[cfg(test)]
@@ -124,6 +125,9 @@ pub fn forward_with<T: Float>(
     problem.check_results(out.len(), lse.len());
     if out.is_empty() {
         return;
+    }
+    if isa == Isa::Reference {
+        return reference::forward(&problem, out, lse);
     }
     let pass = Forward { problem: &problem, out, lse };
     dispatch(isa, T::DTYPE, pass);

@@ -5,10 +5,13 @@
 // Intrinsics by the dozen; register arrays are indexed by tile coordinates.
 #![allow(clippy::wildcard_imports, clippy::needless_range_loop)]
 
+mod packed;
+
 use std::arch::x86_64::*;
 
 use super::kernel::{Kernel, word};
 use super::pack;
+use super::portable::Plain;
 use crate::dtype::{DType, Float};
 
 const MR: usize = 6;
@@ -161,6 +164,15 @@ unsafe fn store<O: Float>(tile: *const f32, rows: usize, cols: usize, out: *mut 
     unsafe { pack::store(tile, NR, rows, cols, out, rs) }
 }
 
+/// Sum of the lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lane_sum(sum: __m256) -> f32 {
+    let halves = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
+    let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
+    _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps::<1>(pairs, pairs)))
+}
+
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dots<T: Float, const R: usize, const M: usize>(
     k: usize,
@@ -183,13 +195,7 @@ unsafe fn dots<T: Float, const R: usize, const M: usize>(
                 }
             }
         }
-        sums.map(|of_row| {
-            of_row.map(|sum| {
-                let halves = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
-                let pairs = _mm_add_ps(halves, _mm_movehl_ps(halves, halves));
-                _mm_cvtss_f32(_mm_add_ss(pairs, _mm_shuffle_ps::<1>(pairs, pairs)))
-            })
-        })
+        sums.map(|of_row| of_row.map(|sum| lane_sum(sum)))
     }
 }
 
@@ -261,5 +267,34 @@ impl<T: Float> Kernel<T> for Fma256 {
     ) -> [[f32; M]; R] {
         // SAFETY: as above.
         unsafe { dots(k, w, x, xs) }
+    }
+
+    const PACKED_DOTS: bool = matches!(T::DTYPE, DType::BF16);
+
+    unsafe fn expand(codes: *const u8, scales: &[f32], table: &[f32; 16], out: *mut T) {
+        // SAFETY: as above; the element type is the one asked for.
+        unsafe {
+            match T::DTYPE {
+                DType::BF16 => packed::expand_bf16(codes, scales, table, out.cast()),
+                DType::F32 => packed::expand_f32(codes, scales, table, out.cast()),
+                _ => <Plain as Kernel<T>>::expand(codes, scales, table, out),
+            }
+        }
+    }
+
+    fn arrange(values: &[T], out: &mut [T]) {
+        packed::arrange(values, out);
+    }
+
+    unsafe fn packed_dots<const R: usize>(
+        units: usize,
+        codes: [*const u8; R],
+        scales: [*const f32; R],
+        table: &[f32; 16],
+        x: *const T,
+        ahead: usize,
+    ) -> [f32; R] {
+        // SAFETY: as above; asked for only where the elements are bf16.
+        unsafe { packed::packed_dots(units, codes, scales, table, x.cast(), ahead) }
     }
 }

@@ -20,6 +20,7 @@ mod avx512;
 pub(super) mod kernel;
 mod pack;
 mod portable;
+mod reference;
 #[cfg(test)]
 mod tests;
 mod thin;
@@ -346,7 +347,7 @@ fn drive<T: GemmInput, O: Float, K: kernel::Kernel<T>>(group: &[Gemm<T, O>]) {
 }
 
 mod sealed {
-    use super::{Float, Gemm, GemmInput, Isa, bf16, drive, portable::Plain};
+    use super::{Float, Gemm, GemmInput, Isa, bf16, drive, portable::Plain, reference};
     #[cfg(target_arch = "x86_64")]
     use super::{
         avx2::Fma256,
@@ -368,6 +369,7 @@ mod sealed {
                 Isa::Avx512 | Isa::Avx512Bf16 => drive::<Self, O, Fma512>(group),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => drive::<Self, O, Fma256>(group),
+                Isa::Reference => group.iter().for_each(reference::run),
                 _ => drive::<Self, O, Plain>(group),
             }
         }
@@ -383,6 +385,7 @@ mod sealed {
                 Isa::Avx512 => drive::<Self, O, Fma512>(group),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => drive::<Self, O, Fma256>(group),
+                Isa::Reference => group.iter().for_each(reference::run),
                 _ => drive::<Self, O, Plain>(group),
             }
         }

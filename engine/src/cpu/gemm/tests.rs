@@ -6,7 +6,7 @@ use super::*;
 use crate::cpu::threads::with_threads;
 use crate::dtype::{DType, Element};
 
-const PATHS: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16];
+const PATHS: [Isa; 5] = Isa::ALL;
 
 /// Values in ±1, a different sequence for each seed.
 fn values<T: Element>(n: usize, seed: u64) -> Vec<T> {

@@ -230,7 +230,7 @@ fn assert_close<T: Element>(what: &str, got: &[T], want: &[f64], spread: f64, to
 use crate::Element;
 
 fn paths() -> impl Iterator<Item = Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16].into_iter().filter(|isa| *isa <= Isa::detect())
+    Isa::ALL.into_iter().filter(|isa| *isa <= Isa::detect())
 }
 
 fn check<T: Float>(case: &Case) {
