@@ -25,11 +25,16 @@ pub(crate) fn find(test: &str) -> Option<PathBuf> {
         places.into_iter().find(|place| place.is_file())
     });
     if found.is_none() {
-        let required = std::env::var_os("REQUIRE_BROWSER").is_some_and(|v| v == "1");
-        assert!(!required, "REQUIRE_BROWSER=1, but there is no Chromium; ROENTGEN_CHROMIUM names one");
-        println!("SKIP: {test}: no Chromium; ROENTGEN_CHROMIUM names one");
+        skip(test, "no Chromium; ROENTGEN_CHROMIUM names one");
     }
     found
+}
+
+/// Says that a test cannot run here, or fails if it must.
+fn skip(test: &str, reason: &str) {
+    let required = std::env::var_os("REQUIRE_BROWSER").is_some_and(|v| v == "1");
+    assert!(!required, "REQUIRE_BROWSER=1, but {test}: {reason}");
+    println!("SKIP: {test}: {reason}");
 }
 
 /// A running browser that ends with the test.
@@ -83,11 +88,12 @@ impl Drop for Chromium {
 /// Pages go one by one: the processor plays the GPU of each.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Opens the page with `query` and waits for what it sends back, at most `patience`.
+/// Opens the page with `query` and waits for what it sends back, at most `patience`. `None`, with a `SKIP:` line, if this
+/// browser has no software WebGPU; a failure if `REQUIRE_BROWSER=1` then.
 ///
 /// # Panics
 /// If nothing comes, with the page's console.
-pub(crate) fn visit(program: &PathBuf, server: &Server, query: &str, patience: Duration) -> Value {
+pub(crate) fn visit(program: &PathBuf, server: &Server, query: &str, patience: Duration) -> Option<Value> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut browser = Chromium::open(program, &server.page(query));
     let started = Instant::now();
@@ -111,5 +117,9 @@ pub(crate) fn visit(program: &PathBuf, server: &Server, query: &str, patience: D
     if value.get("error").is_none() && browser.console().contains("Uncaught") {
         panic!("the page has an uncaught error:\n{}", browser.console());
     }
-    value
+    if let Some(error) = value["error"].as_str().filter(|error| error.starts_with("no GPU")) {
+        skip("a page of the browser", error);
+        return None;
+    }
+    Some(value)
 }
