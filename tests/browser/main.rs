@@ -17,7 +17,7 @@ use reference::{Asked, Program};
 use server::Server;
 
 /// How long a page may take on a busy machine: the processor plays the GPU.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Largest difference of a byte where the browser decodes the image: decoders of JPEG may round differently.
 const JPEG_TOLERANCE: u8 = 2;

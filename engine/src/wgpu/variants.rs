@@ -4,8 +4,11 @@
 use super::source::{Access, SHADERS, Value, Variant};
 use crate::DType;
 
+/// Constants that a variant sets, and tensors that it leaves unbound.
+type Choice = (Vec<(&'static str, Value)>, Vec<&'static str>);
+
 /// Constants and unbound tensors of the variants of a kernel that differ in more than element types.
-fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)> {
+fn variants(kernel: &str) -> Vec<Choice> {
     let kinds = |n: u32| (0..n).map(|kind| (vec![("KIND", kind.into())], vec![])).collect();
     let flag = |name: &'static str| (vec![(name, true.into())], vec![]);
     let nested = vec!["scale_codes", "second", "map"];
