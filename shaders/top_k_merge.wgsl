@@ -18,7 +18,7 @@ fn main(
     }
     let i = 2u * t - t % p.step;
     let j = i + p.step;
-    let up = (i % p.size & p.stage) != 0u;
+    let up = ((i % p.size) & p.stage) != 0u;
     let key = load_keys(i);
     let place = load_places(i);
     let other_key = load_keys(j);

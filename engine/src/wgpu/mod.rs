@@ -12,6 +12,7 @@ mod pipelines;
 mod source;
 mod stream;
 mod timestamps;
+mod variants;
 mod view;
 
 mod affine;
@@ -47,6 +48,12 @@ use stream::{Problems, Stream};
 use ::wgpu;
 
 use crate::{Backend, Device, Error, Result};
+
+/// The kernels' texts, for shader compilers other than wgpu's own: browsers have theirs.
+pub mod shaders {
+    pub use super::source::{Access, Binding, Source, Value, Variant, assemble};
+    pub use super::variants::every_variant;
+}
 
 /// Submits every launch by itself and checks it, so that an error names its operation.
 const SYNC: &str = "ROENTGEN_WGPU_SYNC";

@@ -108,7 +108,7 @@ shaders![
 
 /// How a kernel uses a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Access {
+pub enum Access {
     /// Reads it.
     Read,
     /// Writes it; an invocation owns whole words.
@@ -121,21 +121,23 @@ pub(super) enum Access {
 
 /// What a launch decides about a kernel's source: the key of the pipeline cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Variant {
+pub struct Variant {
     /// Bound tensors by name.
-    pub(super) tensors: BTreeMap<&'static str, (DType, Access)>,
+    pub tensors: BTreeMap<&'static str, (DType, Access)>,
     /// Constants by name.
-    pub(super) constants: BTreeMap<&'static str, Value>,
+    pub constants: BTreeMap<&'static str, Value>,
     /// Views that are contiguous.
-    pub(super) dense: BTreeSet<&'static str>,
+    pub dense: BTreeSet<&'static str>,
     /// Tensors that are read 16 bytes at a time.
-    pub(super) wide: BTreeSet<&'static str>,
+    pub wide: BTreeSet<&'static str>,
 }
 
 /// Value of a `#const`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Value {
+pub enum Value {
+    /// `u32`
     Number(u32),
+    /// `bool`
     Flag(bool),
 }
 
@@ -162,7 +164,7 @@ impl fmt::Display for Value {
 
 /// What a binding is, in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Binding {
+pub enum Binding {
     /// The uniform `p`.
     Params,
     /// A storage buffer.
@@ -177,9 +179,12 @@ pub(super) enum Binding {
 }
 
 /// A kernel's source with its bindings.
-pub(super) struct Source {
-    pub(super) text: String,
-    pub(super) bindings: Vec<Binding>,
+#[derive(Debug)]
+pub struct Source {
+    /// WGSL.
+    pub text: String,
+    /// By their numbers.
+    pub bindings: Vec<Binding>,
 }
 
 /// A folder whose files stand in for the shaders of this build: a kernel is changed and measured without compiling.
@@ -203,7 +208,7 @@ fn file(name: &str) -> Result<Cow<'static, str>, String> {
 ///
 /// # Errors
 /// A text that names the line, for defects in a shader file or its launch.
-pub(super) fn assemble(name: &str, variant: &Variant) -> Result<Source, String> {
+pub fn assemble(name: &str, variant: &Variant) -> Result<Source, String> {
     let mut assembly = Assembly {
         variant,
         text: String::new(),
