@@ -159,7 +159,9 @@ pub(super) struct Local {
     pub(super) phase: u32,
     /// Numbers that were asked of the recorder before.
     pub(super) operations: Map<u64, u32>,
-    pub(super) modules: Map<Box<str>, u32>,
+    /// By the hash of their paths: comparing texts that the weights have driven out of the cache would cost more than the
+    /// rest of a span, and 64 bits do not meet by chance.
+    pub(super) modules: Map<u64, u32>,
     /// Devices and tags of memory, a handful, by place and length of their texts, which live as long as the program.
     names: Vec<([usize; 2], u32)>,
     /// The last time that was read, and how many changes of memory have been given it.

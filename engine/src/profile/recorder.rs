@@ -10,7 +10,7 @@ use tracing_core::span::Current;
 
 use crate::profile::fields::{Key, Texts, Times, Whole};
 use crate::profile::inner::Inner;
-use crate::profile::intern::Tables;
+use crate::profile::intern::{Tables, mix};
 use crate::profile::local::{
     self, Ended, Local, Log, MOST_MODULES, MOST_OPERATIONS, MOST_PHASES, SpanId, lock,
 };
@@ -202,9 +202,10 @@ impl Recorder {
     fn module(&self, local: &mut Local, span: &Attributes<'_>) -> SpanId {
         let mut number = 0;
         let on_text = |path: &str| {
-            number = local.modules.get(path).copied().unwrap_or_else(|| {
+            let key = mix(0, path.as_bytes());
+            number = local.modules.get(&key).copied().unwrap_or_else(|| {
                 let number = lock(&self.0.tables).modules.number(path);
-                local.modules.insert(path.into(), number);
+                local.modules.insert(key, number);
                 number
             });
         };
