@@ -83,17 +83,17 @@ impl Global {
     pub(crate) fn device(&self) -> Result<Device> {
         self.processor()?;
         match &self.device {
-            DeviceChoice::Wgpu(name) => opened(Device::wgpu(name.as_deref())?),
-            DeviceChoice::Cuda(ordinal) => opened(Device::cuda(*ordinal)?),
+            DeviceChoice::Wgpu(name) => Ok(opened(Device::wgpu(name.as_deref())?)),
+            DeviceChoice::Cuda(ordinal) => Ok(opened(Device::cuda(*ordinal)?)),
             DeviceChoice::Auto => automatic(),
             DeviceChoice::Cpu => Ok(Device::cpu()),
         }
     }
 }
 
-fn opened(device: Device) -> Result<Device> {
+fn opened(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
-    Ok(device)
+    device
 }
 
 /// The first GPU that is none of the processor's disguises, by CUDA if it can be had so; else the processor.
@@ -117,5 +117,5 @@ fn automatic() -> Result<Device> {
     };
     let device = Device::wgpu(Some(&gpu.name))
         .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
-    opened(device)
+    Ok(opened(device))
 }
