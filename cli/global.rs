@@ -83,17 +83,18 @@ impl Global {
     pub(crate) fn device(&self) -> Result<Device> {
         self.processor()?;
         match &self.device {
-            DeviceChoice::Wgpu(name) => opened(Device::wgpu(name.as_deref())?),
-            DeviceChoice::Cuda(ordinal) => opened(Device::cuda(*ordinal)?),
+            DeviceChoice::Wgpu(name) => Ok(said(Device::wgpu(name.as_deref())?)),
+            DeviceChoice::Cuda(ordinal) => Ok(said(Device::cuda(*ordinal)?)),
             DeviceChoice::Auto => automatic(),
             DeviceChoice::Cpu => Ok(Device::cpu()),
         }
     }
 }
 
-fn opened(device: Device) -> Result<Device> {
+/// The device, told to those who asked to hear more.
+fn said(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
-    Ok(device)
+    device
 }
 
 /// The first GPU that is none of the processor's disguises, by CUDA if it can be had so; else the processor.
@@ -110,12 +111,12 @@ fn automatic() -> Result<Device> {
         let device = Device::cuda(gpu.ordinal).with_context(|| {
             format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name)
         })?;
-        return opened(device);
+        return Ok(said(device));
     }
     let Some(gpu) = adapters().into_iter().find(|adapter| !adapter.software) else {
         return Ok(Device::cpu());
     };
     let device = Device::wgpu(Some(&gpu.name))
         .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
-    opened(device)
+    Ok(said(device))
 }

@@ -5,8 +5,10 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use super::*;
 
+type Constants = Vec<(&'static str, Value)>;
+
 /// Constants and unbound tensors of the variants of a kernel that differ in more than element types.
-fn variants(kernel: &str) -> Vec<(Vec<(&'static str, Value)>, Vec<&'static str>)> {
+fn variants(kernel: &str) -> Vec<(Constants, Vec<&'static str>)> {
     let kinds = |n: u32| (0..n).map(|kind| (vec![("KIND", kind.into())], vec![])).collect();
     let flag = |name: &'static str| (vec![(name, true.into())], vec![]);
     let nested = vec!["scale_codes", "second", "map"];
