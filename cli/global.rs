@@ -83,15 +83,16 @@ impl Global {
     pub(crate) fn device(&self) -> Result<Device> {
         self.processor()?;
         match &self.device {
-            DeviceChoice::Wgpu(name) => Ok(opened(Device::wgpu(name.as_deref())?)),
-            DeviceChoice::Cuda(ordinal) => Ok(opened(Device::cuda(*ordinal)?)),
+            DeviceChoice::Wgpu(name) => Ok(said(Device::wgpu(name.as_deref())?)),
+            DeviceChoice::Cuda(ordinal) => Ok(said(Device::cuda(*ordinal)?)),
             DeviceChoice::Auto => automatic(),
             DeviceChoice::Cpu => Ok(Device::cpu()),
         }
     }
 }
 
-fn opened(device: Device) -> Device {
+/// The device, told to those who asked to hear more.
+fn said(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
     device
 }
@@ -110,12 +111,12 @@ fn automatic() -> Result<Device> {
         let device = Device::cuda(gpu.ordinal).with_context(|| {
             format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name)
         })?;
-        return opened(device);
+        return Ok(said(device));
     }
     let Some(gpu) = adapters().into_iter().find(|adapter| !adapter.software) else {
         return Ok(Device::cpu());
     };
     let device = Device::wgpu(Some(&gpu.name))
         .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
-    Ok(opened(device))
+    Ok(said(device))
 }
