@@ -58,12 +58,17 @@ fn the_demonstration_models_losses_follow_the_processors() {
     let mut rows = String::new();
     for (i, image) in ["nih-00004621_000", "nih-00015599_000", "nih-00028558_000"].iter().enumerate() {
         let path = demo.join(format!("images/{image}.jpg"));
-        rows += &format!(
-            "{{\"id\":\"c{i}\",\"split\":\"train\",\"image_path\":{:?},\"image_labels\":[\"thorax\",\"x_ray\"],\
-             \"gender\":\"Female\",\"age\":{},\"image_caption\":\"Clear lungs in view {i}.\"}}\n",
-            path.display().to_string(),
-            40 + i
-        );
+        let row = serde_json::json!({
+            "id": format!("c{i}"),
+            "split": "train",
+            "image_path": path,
+            "image_labels": ["thorax", "x_ray"],
+            "gender": "Female",
+            "age": 40 + i,
+            "image_caption": format!("Clear lungs in view {i}."),
+        });
+        rows.push_str(&row.to_string());
+        rows.push('\n');
     }
     std::fs::write(folder.path().join("rows.jsonl"), rows).unwrap();
     let curve = |device: &Device, out: &str| {

@@ -77,31 +77,30 @@ impl Pool {
             return None;
         }
         let mut idle = self.idle.lock().unwrap();
-        let (buffer, last_use, fresh) = match idle.take(class) {
-            Some(Freed { buffer, last_use, .. }) => (buffer, last_use, false),
-            None => {
-                idle.make_room(class);
-                let most = self.most.load(Ordering::Relaxed);
-                if idle.live.saturating_add(class) > most {
-                    return None;
-                }
-                if idle.live + idle.idle + class > most {
+        let (buffer, last_use, fresh) = if let Some(Freed { buffer, last_use, .. }) = idle.take(class) {
+            (buffer, last_use, false)
+        } else {
+            idle.make_room(class);
+            let most = self.most.load(Ordering::Relaxed);
+            if idle.live.saturating_add(class) > most {
+                return None;
+            }
+            if idle.live + idle.idle + class > most {
+                idle.buffers.clear();
+                idle.idle = 0;
+            }
+            let buffer = match self.create(class) {
+                Some(buffer) => buffer,
+                // What lies idle may be all that is missing.
+                None if idle.idle > 0 => {
                     idle.buffers.clear();
                     idle.idle = 0;
+                    let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+                    self.create(class)?
                 }
-                let buffer = match self.create(class) {
-                    Some(buffer) => buffer,
-                    // What lies idle may be all that is missing.
-                    None if idle.idle > 0 => {
-                        idle.buffers.clear();
-                        idle.idle = 0;
-                        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-                        self.create(class)?
-                    }
-                    None => return None,
-                };
-                (buffer, 0, true)
-            }
+                None => return None,
+            };
+            (buffer, 0, true)
         };
         idle.live += buffer.size();
         idle.most_live = idle.most_live.max(idle.live);

@@ -4,6 +4,7 @@
 //! Everything stays within WebGPU's default limits. Launches are recorded and run later: what a kernel finds wrong (an
 //! id outside its table) is reported by the next read.
 
+mod accessors;
 mod adapter;
 mod buffer;
 mod launch;

@@ -105,8 +105,9 @@ impl Pipelines {
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
                     ty: match kind {
-                        Binding::Params => wgpu::BufferBindingType::Uniform,
-                        Binding::Tensor { access: Access::Uniform, .. } => wgpu::BufferBindingType::Uniform,
+                        Binding::Params | Binding::Tensor { access: Access::Uniform, .. } => {
+                            wgpu::BufferBindingType::Uniform
+                        }
                         Binding::Tensor { access, .. } => {
                             wgpu::BufferBindingType::Storage { read_only: *access == Access::Read }
                         }

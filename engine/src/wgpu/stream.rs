@@ -27,7 +27,7 @@ const IN_FLIGHT: usize = 4;
 /// Bytes that cross to or from the device at a time.
 const CHUNK: usize = 16 << 20;
 /// Longest wait for a batch before the device is given up.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Words of a fault report.
 const FAULT: usize = 4;
 
@@ -80,6 +80,32 @@ impl Problems {
     }
 }
 
+/// Timestamps are made when somebody first wants them.
+enum Clock {
+    Unasked,
+    Absent,
+    There(Box<Timestamps>),
+}
+
+impl Clock {
+    fn asked(timestamps: Option<Timestamps>) -> Self {
+        if let Some(timestamps) = timestamps {
+            return Self::There(Box::new(timestamps));
+        }
+        tracing::warn!(
+            "this GPU has no timestamps: times of operations are those of the calls that record them"
+        );
+        Self::Absent
+    }
+
+    fn there(&mut self) -> Option<&mut Timestamps> {
+        match self {
+            Self::There(timestamps) => Some(timestamps),
+            Self::Unasked | Self::Absent => None,
+        }
+    }
+}
+
 /// Commands on their way to the device.
 pub(super) struct Stream {
     device: wgpu::Device,
@@ -103,8 +129,7 @@ pub(super) struct Stream {
     faults: Vec<Fault>,
     /// Launches since the device was opened.
     total: u64,
-    /// Made when somebody first wants them; `None` inside if the device has none.
-    timestamps: Option<Option<Timestamps>>,
+    timestamps: Clock,
 }
 
 impl Stream {
@@ -138,7 +163,7 @@ impl Stream {
             fault,
             faults: Vec::new(),
             total: 0,
-            timestamps: None,
+            timestamps: Clock::Unasked,
         }
     }
 
@@ -198,16 +223,10 @@ impl Stream {
         }
         let clock = timestamps::wanted().and_then(|span| {
             let (device, queue) = (&self.device, &self.queue);
-            let clock = self.timestamps.get_or_insert_with(|| {
-                let clock = Timestamps::new(device, queue);
-                if clock.is_none() {
-                    tracing::warn!(
-                        "this GPU has no timestamps: times of operations are those of the calls that record them"
-                    );
-                }
-                clock
-            });
-            clock.as_mut().map(|clock| (clock, span))
+            if matches!(self.timestamps, Clock::Unasked) {
+                self.timestamps = Clock::asked(Timestamps::new(device, queue));
+            }
+            self.timestamps.there().map(|clock| (clock, span))
         });
         let pass = self.pass.as_mut().expect("begun above");
         let clock = clock.and_then(|(clock, span)| Some((clock.begin(pass, span)?, clock)));
@@ -252,7 +271,7 @@ impl Stream {
     pub(super) fn submit(&mut self) -> Result<()> {
         self.pass = None;
         let Some(mut encoder) = self.encoder.take() else { return self.check() };
-        if let Some(Some(clock)) = &mut self.timestamps {
+        if let Some(clock) = self.timestamps.there() {
             clock.submit(&mut encoder);
         }
         if !self.staged.is_empty() {
@@ -297,7 +316,7 @@ impl Stream {
 
     /// What has run is told to the recorder, if there is one.
     fn tell_times(&mut self) {
-        if let Some(Some(clock)) = &mut self.timestamps {
+        if let Some(clock) = self.timestamps.there() {
             clock.tell();
         }
     }

@@ -140,6 +140,7 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
         // Scales of several rows at once: those of a short row would not fill a vector.
         let batch = (SCALES / units).next_multiple_of(STREAMS).clamp(STREAMS, rows.next_multiple_of(STREAMS));
         let scales = scratch.sums.elements::<f32>(batch * units);
+        let totals = scratch.bias.elements::<f32>(batch);
         for done in (0..rows).step_by(batch) {
             let n = batch.min(rows - done);
             let from = (first + done) * k;
@@ -158,8 +159,21 @@ impl<T: Float, O: Float> Thin<'_, '_, T, O> {
                 // SAFETY: each row was sliced to `units` pieces of codes and scales, `x` holds as many.
                 let sums =
                     unsafe { K::packed_dots(units, codes, scales, self.weight.table, x.as_ptr(), ahead) };
-                self.finish(0, at, &sums[..STREAMS.min(n - i)]);
+                totals[i..i + STREAMS].copy_from_slice(&sums);
             }
+            self.finish_all::<K>(first + done, &totals[..n]);
+        }
+    }
+
+    /// As [`Self::finish`] for the one row of A; where nothing is added, many at once.
+    fn finish_all<K: Kernel<T>>(&self, n: usize, sums: &[f32]) {
+        if !matches!(self.g.init, Init::Zero) || self.low.is_some() {
+            return self.finish(0, n, sums);
+        }
+        // SAFETY: as in `finish`; one row of as many sums as there are outputs.
+        unsafe {
+            let out = self.g.c.slice(n, sums.len());
+            K::store(sums.as_ptr(), 1, sums.len(), out.as_mut_ptr(), sums.len());
         }
     }
 
