@@ -84,16 +84,16 @@ impl Global {
     pub(crate) fn device(&self) -> Result<Device> {
         self.processor()?;
         match &self.device {
-            DeviceChoice::Wgpu(name) => opened(Device::wgpu(name.as_deref())?),
+            DeviceChoice::Wgpu(name) => Ok(opened(Device::wgpu(name.as_deref())?)),
             DeviceChoice::Auto => automatic(),
             DeviceChoice::Cpu | DeviceChoice::Absent(_) => Ok(Device::cpu()),
         }
     }
 }
 
-fn opened(device: Device) -> Result<Device> {
+fn opened(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
-    Ok(device)
+    device
 }
 
 /// The first GPU that is none of the processor's disguises, else the processor.
@@ -109,5 +109,5 @@ fn automatic() -> Result<Device> {
     };
     let device = Device::wgpu(Some(&gpu.name))
         .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
-    opened(device)
+    Ok(opened(device))
 }

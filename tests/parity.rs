@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::ops::AdamW;
 use engine::weights::Weights;
-use engine::{DType, Device, Tensor};
+use engine::{DType, Device, Tensor, Wgpu};
 use model::bundle::{Network, network};
 use model::config::Config;
 use model::generate::{Options, Prompt, generate};
@@ -16,7 +16,7 @@ use model::lora::{Adapter, LoraConfig};
 use model::parity::{compare, compare_on};
 use model::siglip::position_ids;
 use model::smolvlm::{SmolVlm, pixel_shuffle};
-use roentgen_oracle::gpu::devices;
+use roentgen_oracle::gpu::{self, devices};
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny").join(name)
@@ -390,4 +390,35 @@ fn dropout_and_checkpointing() {
             assert_ne!(plain.0, other.0, "another seed, another mask");
         }
     }
+}
+
+/// Launches of one more token, which are counted in docs/benchmarks.md, and memory that many answers in a row leave alone.
+#[test]
+fn decoding_on_a_gpu_is_frugal() {
+    // A device of its own: others would be counted.
+    let Some(device) = gpu::open() else { return };
+    let gpu = device.backend::<Wgpu>().unwrap();
+    let (config, network, _) = load(DType::F32, false, &device);
+    let text = network.decoder();
+    let answer = |tokens: usize| {
+        let ids: Vec<u32> = (20..40).collect();
+        let prompt = Prompt { embeds: text.embed(&ids, 1).unwrap(), ids };
+        let options = Options { max_new_tokens: tokens, ..Options::default() };
+        let before = gpu.launches();
+        let mut ignore = |_: usize, _: &str| ControlFlow::Continue(());
+        generate(text, None, &[prompt], &options, &mut ignore).unwrap();
+        gpu.launches() - before
+    };
+    let token = answer(9) - answer(8);
+    let layers = config.text.num_hidden_layers as u64;
+    println!("{token} launches a token with {layers} layers");
+    // Norms 2, products 7, rotations 2, writes to the cache 2, attention, activation, sums 2; embedding, norm, head, choice.
+    assert_eq!(token, 17 * layers + 4);
+
+    let held = || gpu.buffer_bytes().iter().sum::<u64>();
+    let after_one = held();
+    for _ in 0..30 {
+        answer(8);
+    }
+    assert_eq!(held(), after_one, "bytes on the device after thirty answers");
 }
