@@ -1,4 +1,4 @@
-// Assembling the WGSL source of a kernel: the twin of engine/src/wgpu/source.rs, whose head lists the directives. The texts are the
+// Assembling the WGSL source of a kernel: the twin of engine/src/wgpu/{source,accessors}.rs; the former lists the directives. Texts are the
 // native ones, byte for byte (tests/browser compares them).
 
 /** Bytes of an element. */

@@ -114,9 +114,8 @@ pub(crate) fn visit(program: &PathBuf, server: &Server, query: &str, patience: D
     };
     let value: Value = serde_json::from_str(&result)
         .unwrap_or_else(|e| panic!("the page sent no JSON ({e}): {result}\n{}", browser.console()));
-    if value.get("error").is_none() && browser.console().contains("Uncaught") {
-        panic!("the page has an uncaught error:\n{}", browser.console());
-    }
+    let uncaught = value.get("error").is_none() && browser.console().contains("Uncaught");
+    assert!(!uncaught, "the page has an uncaught error:\n{}", browser.console());
     if let Some(error) = value["error"].as_str().filter(|error| error.starts_with("no GPU")) {
         skip("a page of the browser", error);
         return None;
