@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use engine::Device;
@@ -82,13 +83,31 @@ impl Global {
     /// The device, with the processor's number of threads set. To be called once, before anything is computed.
     pub(crate) fn device(&self) -> Result<Device> {
         self.processor()?;
+        let device = match &self.device {
+            DeviceChoice::Wgpu(name) => said(Device::wgpu(name.as_deref())?),
+            DeviceChoice::Cuda(ordinal) => said(Device::cuda(*ordinal)?),
+            DeviceChoice::Auto => automatic()?,
+            DeviceChoice::Cpu => Device::cpu(),
+        };
+        Ok(OPENED.get_or_init(|| device).clone())
+    }
+
+    /// What asks for the same GPU again, as a value of `--device`; nothing where none was named.
+    pub(crate) fn gpu(&self) -> Option<String> {
         match &self.device {
-            DeviceChoice::Wgpu(name) => Ok(said(Device::wgpu(name.as_deref())?)),
-            DeviceChoice::Cuda(ordinal) => Ok(said(Device::cuda(*ordinal)?)),
-            DeviceChoice::Auto => automatic(),
-            DeviceChoice::Cpu => Ok(Device::cpu()),
+            DeviceChoice::Wgpu(None) => Some("wgpu".into()),
+            DeviceChoice::Wgpu(Some(name)) => Some(format!("wgpu:{name}")),
+            DeviceChoice::Cuda(ordinal) => Some(format!("cuda:{ordinal}")),
+            DeviceChoice::Auto | DeviceChoice::Cpu => None,
         }
     }
+}
+
+static OPENED: OnceLock<Device> = OnceLock::new();
+
+/// The device that the command computes on, once it is open.
+pub(crate) fn opened() -> Option<&'static Device> {
+    OPENED.get()
 }
 
 /// The device, told to those who asked to hear more.

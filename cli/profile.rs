@@ -93,10 +93,10 @@ impl Ending {
 
     fn write_now(&self) -> Result<()> {
         let recording = self.recorder.take();
-        let ceilings = stored_ceilings();
-        let of_ceilings = ceilings.as_ref().map(|c| move |op: &Operation| least_seconds(c, op));
-        let roofline = of_ceilings.as_ref().map(|f| f as &dyn Fn(&Operation) -> Option<f64>);
-        let profile = Profile::new(&self.title, &recording, roofline);
+        let ceilings = stored_ceilings(crate::global::opened());
+        let least = |op: &Operation| least_seconds(&ceilings, op);
+        let roofline: Option<&dyn Fn(&Operation) -> Option<f64>> = Some(&least);
+        let profile = Profile::new(&self.title, &recording, roofline.filter(|_| !ceilings.is_empty()));
         let trace = |path: &Path| -> std::io::Result<()> {
             let mut file = BufWriter::new(File::create(path)?);
             write_trace(&recording, &self.title, &mut file)?;

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use crate::machine::Fingerprint;
 use crate::record::{Program, Run};
 use crate::stats::{Comparison, Summary, median, one_against_many, paired};
 use crate::{Error, Result};
@@ -117,15 +118,24 @@ pub fn with_stored(
     turns: usize,
     mut progress: impl FnMut(usize, &str),
 ) -> Result<Report> {
-    let differences = base.machine.fingerprint.differences(&crate::machine::Fingerprint::here());
-    if !differences.is_empty() {
-        return Err(Error::Input(format!(
+    let same = |here: &Fingerprint| {
+        let differences = base.machine.fingerprint.differences(here);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
             "the base was measured on another machine or with other threads ({differences}): times do not compare"
-        )));
+        )))
+    };
+    // A GPU is known when the program has opened it.
+    if !base.machine.fingerprint.gpu() {
+        same(&Fingerprint::here())?;
     }
     let run = |turn| {
         progress(turn, "new");
-        ask(&program.path, &base.command)
+        let run = ask(&program.path, &base.command)?;
+        same(&run.machine.fingerprint)?;
+        Ok(run)
     };
     let new = (0..turns).map(run).collect::<Result<Vec<_>>>()?;
     Ok(stored(base, &new, program))

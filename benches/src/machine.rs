@@ -7,16 +7,20 @@
 //! | bandwidth, by working set from 16 KiB to 512 MiB | reading, and the triad `a = b + s·c`, all threads |
 //! | latency | an empty fork and join of the engine's threads; the smallest operation |
 //!
+//! Of a GPU the same, by an operation with no other use ([`engine::ops::Burst`]): from 1 MiB to 512 MiB; a launch in a line
+//! of many, and one that is waited for.
+//!
 //! A ceiling is the best of many short trials, not their median: other work on the machine can only lower a trial. On
 //! a shared machine today's best may still lie below tomorrow's, so [`Machine::raise`] keeps the best ever seen.
 
 mod arithmetic;
 mod fingerprint;
+mod gpu;
 mod latency;
 mod memory;
 mod store;
 
-use engine::DType;
+use engine::{DType, Device};
 use serde::{Deserialize, Serialize};
 
 pub use fingerprint::Fingerprint;
@@ -45,16 +49,17 @@ pub struct Machine {
     pub peaks: Vec<Peak>,
     /// Bandwidths, by rising working set.
     pub levels: Vec<Level>,
-    /// Seconds of a fork and join of all threads with nothing to do, best and typical.
+    /// Seconds of a fork and join of all threads with nothing to do, best and typical; of a GPU, those of the smallest
+    /// operation in a line of many.
     pub fork_join: Latency,
-    /// Seconds of the engine's smallest operation (one element), best and typical.
+    /// Seconds of the engine's smallest operation (one element), best and typical; of a GPU with the wait for it.
     pub launch: Latency,
 }
 
 /// Multiply-adds a second, counted as two operations each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Peak {
-    /// Instruction-set path, by [`engine::cpu::isa::Isa::name`].
+    /// Instruction-set path, by [`engine::cpu::isa::Isa::name`]; of a GPU the backend's name.
     pub isa: String,
     /// Element type of the factors, `f32` or `bf16`; sums are f32.
     pub dtype: String,
@@ -95,20 +100,25 @@ pub enum Bound {
 }
 
 impl Machine {
-    /// Measures the machine that this runs on.
-    pub fn measure(effort: Effort) -> engine::Result<Self> {
-        let peaks = arithmetic::measure(effort).into_iter();
-        let levels = memory::measure(effort).into_iter();
+    /// Measures a device of the machine that this runs on.
+    pub fn measure(device: &Device, effort: Effort) -> engine::Result<Self> {
+        let (peaks, levels, [fork_join, launch]) = if *device == Device::cpu() {
+            let latencies = [latency::fork_join(effort), latency::smallest_operation(effort)?];
+            (arithmetic::measure(effort), memory::measure(effort), latencies)
+        } else {
+            (gpu::peaks(device, effort)?, gpu::levels(device, effort)?, gpu::latencies(device, effort)?)
+        };
         let short = |l: Latency| Latency { best: six_digits(l.best), typical: six_digits(l.typical) };
         Ok(Self {
-            fingerprint: Fingerprint::here(),
+            fingerprint: Fingerprint::of(device),
             measured: now(),
-            peaks: peaks.map(|p| Peak { flops: six_digits(p.flops), ..p }).collect(),
+            peaks: peaks.into_iter().map(|p| Peak { flops: six_digits(p.flops), ..p }).collect(),
             levels: levels
+                .into_iter()
                 .map(|l| Level { read: six_digits(l.read), triad: six_digits(l.triad), ..l })
                 .collect(),
-            fork_join: short(latency::fork_join(effort)),
-            launch: short(latency::smallest_operation(effort)?),
+            fork_join: short(fork_join),
+            launch: short(launch),
         })
     }
 

@@ -11,7 +11,7 @@ mod names;
 mod page;
 mod report;
 
-use engine::{Application, DType};
+use engine::{Application, DType, Device};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{Bound, Effort, Machine};
@@ -145,8 +145,8 @@ impl Details {
     }
 }
 
-/// Checks and measures `cases` on every path of `settings`, against `machine`, which rises if the machine does better
-/// now. `progress` is told each case before it starts.
+/// Checks and measures `cases` on every path of `settings`, against `machine`, the ceilings of their device, which
+/// rises if it does better now. `progress` is told each case before it starts.
 ///
 /// # Errors
 /// If an operation cannot run at all. A wrong result is no error: its row says so and has no samples.
@@ -157,13 +157,15 @@ pub fn run(
     command: Vec<String>,
     mut progress: impl FnMut(usize, &Case),
 ) -> Result<Run> {
-    let mut probe = Machine::measure(Effort::Probe)?;
+    let first = cases.iter().find_map(|case| case.application.inputs().first());
+    let device = first.map_or_else(Device::cpu, |input| input.device().clone());
+    let mut probe = Machine::measure(&device, Effort::Probe)?;
     let mut found = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         progress(i, case);
         found.extend(measure::case(case, settings, machine)?);
     }
-    probe.raise(&Machine::measure(Effort::Probe)?);
+    probe.raise(&Machine::measure(&device, Effort::Probe)?);
     machine.raise(&probe);
     let ceilings = machine.ceilings();
     let rows = found

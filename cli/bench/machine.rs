@@ -10,10 +10,10 @@ use bench::machine::{Effort, Machine, default_path};
 use crate::global::Global;
 use crate::output::{self, Align};
 
-/// Measure what this machine can do at most
+/// Measure what this machine, or a GPU (--device), can do at most
 ///
 /// Peak arithmetic by instruction set, bandwidth by working set, and latencies, by loops that share nothing with the
-/// engine's kernels. The figures are kept with a fingerprint of the machine; `bench op`, `bench model` and `profile`
+/// engine's kernels. The figures are kept with a fingerprint of the device; `bench op`, `bench model` and `profile`
 /// hold kernels against them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MachineArgs {
@@ -26,9 +26,9 @@ pub(crate) struct MachineArgs {
 }
 
 pub(crate) fn run(args: &MachineArgs, global: &Global) -> Result<ExitCode> {
-    global.processor()?;
-    let machine = Machine::measure(if args.quick { Effort::Quick } else { Effort::Full })?;
-    let path = args.out.clone().or_else(default_path);
+    let device = global.device()?;
+    let machine = Machine::measure(&device, if args.quick { Effort::Quick } else { Effort::Full })?;
+    let path = args.out.clone().or_else(|| default_path(&device));
     if let Some(path) = &path {
         machine.save(path)?;
     }
@@ -45,8 +45,11 @@ pub(crate) fn run(args: &MachineArgs, global: &Global) -> Result<ExitCode> {
 
 fn text(machine: &Machine) -> String {
     let f = &machine.fingerprint;
-    let mut text =
-        format!("{} ({}), {} threads, {}, kernel {}\n\n", f.cpu, f.revision, f.threads, f.isa, f.kernel);
+    let mut text = if f.gpu() {
+        format!("{}, kernel {}\n\n", f.cpu, f.kernel)
+    } else {
+        format!("{} ({}), {} threads, {}, kernel {}\n\n", f.cpu, f.revision, f.threads, f.isa, f.kernel)
+    };
     let rows: Vec<Vec<String>> = machine
         .peaks
         .iter()
@@ -67,11 +70,18 @@ fn text(machine: &Machine) -> String {
         &rows,
     );
     let micro = |seconds: f64| format!("{:.2} µs", seconds * 1e6);
+    let short = if f.gpu() {
+        ["smallest operation in a line of many", "the same, waited for"]
+    } else {
+        ["fork and join", "smallest operation"]
+    };
     let _ = writeln!(
         text,
-        "\nfork and join {} (best {})\nsmallest operation {} (best {})",
+        "\n{} {} (best {})\n{} {} (best {})",
+        short[0],
         micro(machine.fork_join.typical),
         micro(machine.fork_join.best),
+        short[1],
         micro(machine.launch.typical),
         micro(machine.launch.best)
     );

@@ -7,7 +7,7 @@ use anyhow::Result;
 use bench::machine::{Ceilings, Machine, default_path};
 use bench::model::{Figure, How, Inference, Kind, Meter, Parts, Subject, Training};
 use bench::record::{Row, Run, write_text};
-use engine::{DType, Device};
+use engine::DType;
 use eval::html;
 use serde_json::json;
 
@@ -78,13 +78,12 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
     let dtype = DType::from(args.dtype);
     let how = How { dtype, nf4: args.nf4, mixed: args.mixed };
     let mut subject = Subject::open(&args.model, how, &device)?;
-    let machine = Machine::known(default_path().as_deref())?;
-    // They are the processor's; of a GPU there is none to hold a figure against.
-    let ceilings = (device == Device::cpu()).then(|| machine.ceilings());
+    let machine = Machine::known(&device, default_path(&device).as_deref())?;
+    let ceilings = machine.ceilings();
     let meter = Meter {
         device: device.clone(),
         repeats: usize::from(args.repeats),
-        ceilings: ceilings.clone(),
+        ceilings: Some(ceilings.clone()),
         overhead: args.overhead,
     };
     let (figures, parts) = if args.train {
@@ -107,14 +106,13 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
         let mut tell = |figure: &Figure| tracing::info!("{}: {:.4} s", figure.name, figure.median_seconds());
         (what.run(&subject, &meter, &mut tell)?, None)
     };
-    let shown =
-        Shown { subject: &subject, figures: &figures, parts: parts.as_ref(), ceilings: ceilings.as_ref() };
+    let shown = Shown { subject: &subject, figures: &figures, parts: parts.as_ref(), ceilings: &ceilings };
     if let Some(path) = &args.html {
         write_text(path, &shown.page())?;
     }
     if global.json || args.out.is_some() {
         let rows = figures.iter().map(|figure| shown.row(figure)).collect();
-        let run = Run::new(again(args), machine.clone(), machine, rows)?;
+        let run = Run::new(again(args, global), machine.clone(), machine, rows)?;
         if let Some(path) = &args.out {
             super::save(&run, path)?;
         }
@@ -128,7 +126,7 @@ pub(crate) fn run(args: &ModelArgs, global: &Global) -> Result<ExitCode> {
 }
 
 /// Words after `roentgen bench` that ask for the same.
-fn again(args: &ModelArgs) -> Vec<String> {
+fn again(args: &ModelArgs, global: &Global) -> Vec<String> {
     let list = |values: &[usize]| values.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
     let mut words = vec!["model".to_owned(), args.model.clone()];
     let mut option = |name: &str, value: String| words.extend([format!("--{name}"), value]);
@@ -144,6 +142,9 @@ fn again(args: &ModelArgs) -> Vec<String> {
         option("prefill", list(&args.prefill));
         option("decode", list(&args.decode));
         option("tokens", args.tokens.to_string());
+    }
+    if let Some(gpu) = global.gpu() {
+        option("device", gpu);
     }
     option("threads", engine::cpu::threads::threads().to_string());
     for (set, name) in [
@@ -161,7 +162,7 @@ struct Shown<'a> {
     subject: &'a Subject,
     figures: &'a [Figure],
     parts: Option<&'a Parts>,
-    ceilings: Option<&'a Ceilings>,
+    ceilings: &'a Ceilings,
 }
 
 const HEAD: [(&str, Align); 10] = [
@@ -190,8 +191,8 @@ impl Shown<'_> {
         )
     }
 
-    fn percent_of_peak(&self, figure: &Figure) -> Option<f64> {
-        Some(figure.percent_of_peak(self.ceilings?, self.subject.how.dtype))
+    fn percent_of_peak(&self, figure: &Figure) -> f64 {
+        figure.percent_of_peak(self.ceilings, self.subject.how.dtype)
     }
 
     fn cells(&self, figure: &Figure) -> Vec<String> {
@@ -215,7 +216,7 @@ impl Shown<'_> {
             first,
             read,
             format!("{:.0}", figure.flops() / 1e9),
-            self.percent_of_peak(figure).map_or_else(String::new, |p| format!("{p:.0} %")),
+            format!("{:.0} %", self.percent_of_peak(figure)),
             figure.percent_of_roofline().map_or_else(String::new, |p| format!("{p:.0} %")),
             output::bytes(figure.peak_tensors),
         ]
@@ -250,15 +251,13 @@ impl Shown<'_> {
                     .map(|loaded| format!("resident after loading {}", output::bytes(loaded))),
             );
         }
-        notes.push(match self.ceilings {
-            Some(ceilings) => format!(
-                "peak: {:.0} GFLOP/s in {}, {:.1} GB/s from memory (`roentgen bench machine`)",
-                ceilings.flops(self.subject.how.dtype) / 1e9,
-                self.subject.how.dtype.name(),
-                ceilings.memory() / 1e9
-            ),
-            None => format!("on {}", self.subject.network.decoder().device().description()),
-        });
+        notes.push(format!(
+            "peak: {:.0} GFLOP/s in {}, {:.1} GB/s from memory (`roentgen bench machine`), on {}",
+            self.ceilings.flops(self.subject.how.dtype) / 1e9,
+            self.subject.how.dtype.name(),
+            self.ceilings.memory() / 1e9,
+            self.subject.network.decoder().device().description()
+        ));
         notes
     }
 

@@ -103,6 +103,7 @@ impl OpArgs {
         option("variant", self.variant.clone());
         option("seconds", Some(self.seconds.to_string()));
         option("threads", global.threads.map(|n| n.to_string()));
+        option("device", global.gpu());
         for (name, on) in [("--nf4", self.nf4), ("--train", self.train), ("--warm", self.warm)] {
             if on {
                 words.push(name.into());
@@ -178,8 +179,8 @@ pub(crate) fn run(args: &OpArgs, global: &Global) -> Result<ExitCode> {
     let bar = ProgressBar::new_spinner().with_message("building the model's layers");
     let cases = args.cases(&device)?;
     bar.set_message("measuring the machine");
-    let path = default_path();
-    let mut machine = Machine::known(path.as_deref())?;
+    let path = default_path(&device);
+    let mut machine = Machine::known(&device, path.as_deref())?;
     bar.set_length(cases.len() as u64);
     bar.set_style(ProgressStyle::with_template("{pos}/{len} {wide_msg}")?);
     let command = args.command(global);

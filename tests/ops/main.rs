@@ -19,6 +19,7 @@ mod argmax;
 mod attention;
 mod autograd;
 mod binary;
+mod burst;
 mod cast;
 mod concat;
 mod cross_entropy;

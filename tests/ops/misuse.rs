@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::ops::{
-    AdamW, AdamW8bit, Attention, AttentionGrad, Binary, BinaryKind, Cast, Concat, CrossEntropy,
+    AdamW, AdamW8bit, Attention, AttentionGrad, Binary, BinaryKind, Burst, Cast, Concat, CrossEntropy,
     CrossEntropyGrad, Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
     LayerNorm, LayerNormGrad, MatMul, Moments8bit, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind,
     ScatterRows, Sgd, Unary, UnaryKind, Write,
@@ -53,6 +53,15 @@ const CALLS: &[(&str, Call)] = &[
     ("add", |t, _| one(t[0].add(&t[1]))),
     ("div", |t, _| one(t[0].div(&t[1]))),
     ("affine", |t, _| one(t[0].affine(2.0, 1.0))),
+    ("burst", |t, rng| {
+        let kinds = [
+            Burst::MultiplyAdds { rounds: 16 },
+            Burst::Products { rounds: 16 },
+            Burst::Read { sums: rng.below(3) },
+            Burst::Triad,
+        ];
+        raw(kinds[rng.below(4)], t, rng)
+    }),
     ("exp", |t, _| one(t[0].exp())),
     ("matmul", |t, _| one(t[0].matmul(&t[1]))),
     ("linear", |t, _| one(t[0].linear(&t[1], None))),

@@ -2,21 +2,22 @@
 
 use std::fs;
 
+use engine::Device;
 use engine::cpu::{isa, threads};
 use serde::{Deserialize, Serialize};
 
 /// What must be the same for ceilings to be taken over from an earlier run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// Name of the processor, or of the architecture where the system gives none.
+    /// Name of the processor, or of the architecture where the system gives none; of a GPU, its name and driver.
     pub cpu: String,
     /// Family, model, stepping, where known.
     pub revision: String,
-    /// Best instruction-set path.
+    /// Best instruction-set path; of a GPU the backend's name.
     pub isa: String,
     /// Hash of all instruction-set flags.
     pub flags: String,
-    /// Threads in use.
+    /// Threads in use; 0 of a GPU.
     pub threads: usize,
     /// Caches as `L1 Data 48K`, in the system's order.
     pub caches: Vec<String>,
@@ -30,6 +31,28 @@ impl Fingerprint {
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Self::from_texts(&info, &kernel, caches())
+    }
+
+    /// Of a device of the machine that this runs on.
+    pub fn of(device: &Device) -> Self {
+        let here = Self::here();
+        if *device == Device::cpu() {
+            return here;
+        }
+        Self {
+            cpu: device.description(),
+            revision: "?".into(),
+            isa: device.name().into(),
+            flags: String::new(),
+            threads: 0,
+            caches: Vec::new(),
+            kernel: here.kernel,
+        }
+    }
+
+    /// Whether it is a GPU's.
+    pub fn gpu(&self) -> bool {
+        self.threads == 0
     }
 
     fn from_texts(cpuinfo: &str, kernel: &str, caches: Vec<String>) -> Self {
@@ -54,7 +77,7 @@ impl Fingerprint {
         }
     }
 
-    /// Bytes of the largest cache; 32 MiB where the system does not say.
+    /// Bytes of the largest cache; where the system does not say 32 MiB, of a GPU 64 MiB (an H100 has 50).
     pub fn last_cache(&self) -> usize {
         let bytes = |text: &String| {
             let size = text.rsplit(' ').next()?;
@@ -68,7 +91,8 @@ impl Fingerprint {
             };
             digits.parse::<usize>().ok()?.checked_mul(1 << shift)
         };
-        self.caches.iter().filter_map(bytes).max().unwrap_or(32 << 20)
+        let unknown = if self.gpu() { 64 << 20 } else { 32 << 20 };
+        self.caches.iter().filter_map(bytes).max().unwrap_or(unknown)
     }
 
     /// Sixteen digits, for a file name.

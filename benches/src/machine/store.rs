@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use engine::Device;
+
 use super::{Effort, Fingerprint, Machine};
 use crate::record::write_json;
 use crate::{Error, Result};
@@ -11,11 +13,17 @@ const VARIABLE: &str = "ROENTGEN_MACHINE";
 /// Larger files hold no ceilings.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// `$ROENTGEN_MACHINE`, else a file for this fingerprint in `$XDG_CACHE_HOME/roentgen` (`~/.cache/roentgen`); `None`
-/// where there is no home folder either.
-pub fn default_path() -> Option<PathBuf> {
-    set(VARIABLE)
-        .or_else(|| Some(cache_folder()?.join(format!("machine-{}.json", Fingerprint::here().digest()))))
+/// `$ROENTGEN_MACHINE`, else a file for the device's fingerprint in `$XDG_CACHE_HOME/roentgen` (`~/.cache/roentgen`);
+/// `None` where there is no home folder either. A GPU's ceilings are in a file beside `$ROENTGEN_MACHINE`, with its digest in the
+/// name.
+pub fn default_path(device: &Device) -> Option<PathBuf> {
+    let fingerprint = Fingerprint::of(device);
+    let digest = fingerprint.digest();
+    match set(VARIABLE) {
+        Some(path) if fingerprint.gpu() => Some(path.with_extension(format!("{digest}.json"))),
+        Some(path) => Some(path),
+        None => Some(cache_folder()?.join(format!("machine-{digest}.json"))),
+    }
 }
 
 /// `$XDG_CACHE_HOME/roentgen`, or `~/.cache/roentgen`.
@@ -76,16 +84,17 @@ impl Machine {
         write_json(path, self)
     }
 
-    /// The ceilings of this machine: those kept at `path` if they fit, raised by a short probe, else measured quickly;
+    /// The ceilings of a device of this machine: those kept at `path` if they fit, raised by a short probe, else measured quickly;
     /// kept there again where they changed. A file that cannot be used is reported and measured over, and one that
     /// cannot be written is reported only.
     ///
     /// # Errors
     /// If the engine fails.
-    pub fn known(path: Option<&Path>) -> Result<Self> {
+    pub fn known(device: &Device, path: Option<&Path>) -> Result<Self> {
+        let own = Fingerprint::of(device);
         let stored = path.filter(|p| p.exists()).and_then(|path| match Self::load(path) {
             Ok(machine) => {
-                let differences = machine.fingerprint.differences(&Fingerprint::here());
+                let differences = machine.fingerprint.differences(&own);
                 if differences.is_empty() {
                     return Some(machine);
                 }
@@ -99,10 +108,10 @@ impl Machine {
         });
         let (machine, changed) = match stored {
             Some(mut machine) => {
-                let changed = machine.raise(&Self::measure(Effort::Probe)?);
+                let changed = machine.raise(&Self::measure(device, Effort::Probe)?);
                 (machine, changed)
             }
-            None => (Self::measure(Effort::Quick)?, true),
+            None => (Self::measure(device, Effort::Quick)?, true),
         };
         if let Some(path) = path.filter(|_| changed)
             && let Err(error) = machine.save(path)
@@ -155,7 +164,7 @@ mod tests {
         let mut other = invented();
         other.fingerprint.cpu = "another".into();
         other.save(&path).unwrap();
-        let here = Machine::known(Some(&path)).unwrap();
+        let here = Machine::known(&Device::cpu(), Some(&path)).unwrap();
         assert_eq!(here.fingerprint, Fingerprint::here());
         assert_eq!(Machine::load(&path).unwrap(), here);
     }

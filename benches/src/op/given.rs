@@ -172,7 +172,7 @@ macro_rules! family {
 }
 
 /// Everything that takes shapes; the first word of the method that models call, or the operation's name.
-static FAMILIES: [Family; 28] = [
+static FAMILIES: [Family; 29] = [
     family!("matmul", "A [batch…, M, K], B [batch…, K, N]", 2..=2, [], |m| {
         Ok(Some(m.input(0)?.matmul(&m.input(1)?)?))
     }),
@@ -251,6 +251,23 @@ static FAMILIES: [Family; 28] = [
         ];
         Ok(Some(m.one_of("kind", &methods)?(&m.input(0)?)?))
     }),
+    family!(
+        "burst",
+        "x [n] (of read, rounds is the number of sums)",
+        1..=1,
+        ["kind" = "multiply_adds", "rounds" = "1024"],
+        |m| {
+            let (x, rounds) = (m.input(0)?, m.number("rounds")?);
+            Ok(Some(
+                match m.one_of("kind", &[("multiply_adds", 0), ("products", 1), ("read", 2), ("triad", 3)])? {
+                    0 => x.burst_multiply_adds(rounds)?,
+                    1 => x.burst_products(rounds)?,
+                    2 => x.burst_read(rounds)?,
+                    _ => x.burst_triad(&m.per_column(&x)?)?,
+                },
+            ))
+        }
+    ),
     family!("affine", "x", 1..=1, ["mul" = "2", "add" = "1"], |m| {
         Ok(Some(m.input(0)?.affine(m.number("mul")?, m.number("add")?)?))
     }),

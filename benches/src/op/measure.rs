@@ -1,5 +1,7 @@
 //! One case: right first, then timed.
 
+use std::time::Instant;
+
 use engine::cpu::isa::{Isa, with_isa};
 use engine::{Application, Cost, DType, Device, Tensor};
 use roentgen_oracle::replay::{self, Checked};
@@ -45,6 +47,8 @@ const CACHES: usize = 4;
 const MOST_COPIES: usize = 4096;
 /// Bytes that all copies may take: of a large table of which few rows are read there are fewer.
 const MOST_BYTES: usize = 1 << 30;
+/// What a line of runs on a GPU takes at least.
+const LINE_SECONDS: f64 = 2e-3;
 /// Turns that paths take within one case.
 const TURNS: usize = 5;
 
@@ -69,7 +73,7 @@ fn footprint(application: &Application) -> Result<usize> {
     Ok(inputs.sum::<usize>() + outputs)
 }
 
-/// Whether it runs where the machine's ceilings and instruction sets are.
+/// Whether it runs where the instruction sets are.
 fn on_processor(application: &Application) -> bool {
     application.inputs().first().is_none_or(|input| *input.device() == Device::cpu())
 }
@@ -92,10 +96,27 @@ impl Ring {
     fn run(&mut self, i: usize) -> Result<()> {
         let at = i % self.copies.len();
         self.outputs[at] = self.copies[at].run()?;
-        if let Some(input) = self.copies[at].inputs().first() {
-            input.device().synchronize()?;
-        }
         Ok(())
+    }
+
+    /// Waits for what was run.
+    fn wait(&self) -> Result<()> {
+        match self.copies.first().and_then(|copy| copy.inputs().first()) {
+            Some(input) => Ok(input.device().synchronize()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs in a line between two waits that make a wait of a GPU a small part; 1 on the processor, which waits for each.
+    fn line(&mut self, i: usize, on_processor: bool) -> Result<usize> {
+        if on_processor {
+            return Ok(1);
+        }
+        self.wait()?;
+        let begun = Instant::now();
+        self.run(i)?;
+        self.wait()?;
+        Ok(((LINE_SECONDS / begun.elapsed().as_secs_f64()) as usize).clamp(1, 64))
     }
 }
 
@@ -136,17 +157,22 @@ pub(super) fn case(case: &Case, settings: &Settings, machine: &Machine) -> Resul
     for i in 0..2 * copies {
         ring.run(i)?;
     }
+    let line = ring.line(0, on_processor(application))?;
+    ring.wait()?;
     let turns = if all.len() > 1 { TURNS } else { 1 };
     let mut calls = 0;
     for _ in 0..turns {
         for measured in all.iter_mut().filter(|m| m.check.is_ok()) {
             let samples = with_isa(measured.variant, || {
                 sample(settings.seconds / turns as f64, |_| {
-                    calls += 1;
-                    ring.run(calls)
+                    for _ in 0..line {
+                        calls += 1;
+                        ring.run(calls)?;
+                    }
+                    ring.wait()
                 })
             })?;
-            measured.samples.extend(samples?.into_iter().map(six_digits));
+            measured.samples.extend(samples?.into_iter().map(|s| six_digits(s / line as f64)));
         }
     }
     Ok(all)
@@ -177,8 +203,7 @@ impl Measured {
             working_set: self.working_set,
             intensity: six_digits(self.cost.flops as f64 / bytes.max(1) as f64),
             time,
-            // The ceilings are the processor's.
-            percent: time.filter(|_| here).map(|t| six_digits(100.0 * least / t.median)),
+            percent: time.map(|t| six_digits(100.0 * least / t.median)),
             bound: machine.bound(least, side),
             checked,
             worst,

@@ -30,7 +30,7 @@ use serde::Serialize;
 
 use account::{Slice, main_thread, slices};
 pub use memory::{Moment, Timeline};
-pub use roofline::{least_seconds, stored_ceilings};
+pub use roofline::{ByDevice, least_seconds, stored_ceilings};
 pub use trace::write_trace;
 pub use tree::{Kind, Node};
 

@@ -20,6 +20,7 @@ mod affine;
 mod argmax;
 mod attention;
 mod binary;
+mod burst;
 mod cast;
 mod concat;
 mod cross_entropy;

@@ -16,6 +16,7 @@ mod timing;
 mod view;
 
 mod attention;
+mod burst;
 mod cast;
 mod cross_entropy;
 mod elementwise;

@@ -23,6 +23,7 @@ pub(super) const SOURCES: &[(&str, &str)] = sources![
     "attention",
     "attention_grad",
     "binary",
+    "burst",
     "cast",
     "concat",
     "cross_entropy",

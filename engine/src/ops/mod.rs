@@ -9,6 +9,7 @@ mod argmax;
 mod attention;
 mod attention_grad;
 mod binary;
+pub(crate) mod burst;
 mod cast;
 mod concat;
 mod cross_entropy;
@@ -47,6 +48,7 @@ pub use argmax::Argmax;
 pub use attention::Attention;
 pub use attention_grad::AttentionGrad;
 pub use binary::{Binary, BinaryKind};
+pub use burst::Burst;
 pub use cast::Cast;
 pub use concat::Concat;
 pub use cross_entropy::CrossEntropy;
@@ -81,7 +83,7 @@ use crate::error::{Result, rule};
 use crate::op::{Op, Spec};
 
 /// Names of all operations that have kernels.
-pub const NAMES: [&str; 35] = [
+pub const NAMES: [&str; 36] = [
     AdamW::NAME,
     AdamW8bit::NAME,
     Affine::NAME,
@@ -89,6 +91,7 @@ pub const NAMES: [&str; 35] = [
     Attention::NAME,
     AttentionGrad::NAME,
     Binary::NAME,
+    Burst::NAME,
     Cast::NAME,
     Concat::NAME,
     CrossEntropy::NAME,

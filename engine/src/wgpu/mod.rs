@@ -19,6 +19,7 @@ mod affine;
 mod argmax;
 mod attention;
 mod binary;
+mod burst;
 mod cast;
 mod concat;
 mod cross_entropy;

@@ -66,6 +66,7 @@ shaders![
     "attention_grad_kv",
     "attention_grad_q",
     "binary",
+    "burst",
     "cast",
     "cross_entropy",
     "cross_entropy_grad",

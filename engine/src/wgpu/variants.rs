@@ -15,6 +15,9 @@ fn variants(kernel: &str) -> Vec<Choice> {
     match kernel {
         "unary" => kinds(7),
         "binary" => kinds(4),
+        "burst" => (0..4)
+            .map(|kind| (vec![("KIND", kind.into())], vec!["c"][usize::from(kind == 3u32)..].to_vec()))
+            .collect(),
         "gelu" | "gelu_grad" => kinds(2),
         "reduce" | "reduce_rows" => kinds(3),
         "rope" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],

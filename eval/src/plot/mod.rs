@@ -25,7 +25,7 @@ const BOTTOM: f64 = 48.0;
 const TOP: f64 = 60.0;
 const LEGEND_LINE: f64 = 18.0;
 /// Mean width of a letter of the legend; it only has to keep entries apart.
-const LETTER: f64 = 6.8;
+const LETTER: f64 = 7.4;
 const PALETTE: usize = 7;
 
 /// Plain rules instead of CSS variables, which viewers other than browsers do not know.

@@ -1,8 +1,8 @@
 //! Operations whose output elements depend on the input elements at one place, or are moved from one.
 
 use engine::ops::{
-    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, Unary,
-    UnaryKind, Write,
+    Affine, Binary, BinaryKind, Burst, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad,
+    Unary, UnaryKind, Write,
 };
 
 use super::{Case, Outcome, all, runs, unravel};
@@ -30,6 +30,20 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
         let (x, m, a) = (input(0), f64::from(op.mul), f64::from(op.add));
         let expect = Expect::new(oracle::affine(&x, m, a), dtype, Class::Arithmetic);
         return one(&expect.scale(x.map(|x| (m * x).abs() + a.abs())));
+    }
+    if let Some(&op) = case.op::<Burst>() {
+        if let Burst::Read { sums } = op {
+            let picks: Vec<usize> = at.iter().copied().take(64).collect();
+            let each = case.before[0].count() / sums;
+            let terms: Vec<usize> = (0..each).flat_map(|i| picks.iter().map(move |j| j + i * sums)).collect();
+            let (x, op) = (case.before[0].flat(&terms), Burst::Read { sums: picks.len() });
+            let want = Expect::new(oracle::burst(op, &x, None), dtype, Class::Sum(each));
+            return Some(case.flat(0, &picks, &want.scale(oracle::burst_scale(op, &x, None))));
+        }
+        let (x, c) = (input(0), (op == Burst::Triad).then(|| input(1)));
+        let terms = if let Burst::Products { rounds } = op { rounds } else { 16 };
+        let want = Expect::new(oracle::burst(op, &x, c.as_ref()), dtype, Class::Sum(terms));
+        return one(&want.scale(oracle::burst_scale(op, &x, c.as_ref())));
     }
     if let Some(op) = case.op::<Binary>() {
         let meaning = |a: f64, b: f64| match op.kind {

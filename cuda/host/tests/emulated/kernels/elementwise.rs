@@ -1,8 +1,8 @@
 //! Elementwise operations, conversions and copies.
 
 use engine::ops::{
-    Affine, Binary, BinaryKind, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
-    Unary, UnaryKind, Write,
+    Affine, Binary, BinaryKind, Burst, Cast, Concat, Dropout, GatedSilu, GatedSiluGrad, Gelu, GeluGrad,
+    GeluKind, Unary, UnaryKind, Write,
 };
 use engine::{Application, DType, Op, Rng, Tensor, apply, apply_in_place, apply_one};
 
@@ -257,4 +257,38 @@ fn concat() {
             vec![session.back(&y)]
         },
     );
+}
+
+#[test]
+fn burst() {
+    let kinds = [
+        ("burst_multiply_adds", Burst::MultiplyAdds { rounds: 32 }),
+        ("burst_products", Burst::Products { rounds: 32 }),
+        ("burst_read", Burst::Read { sums: 128 }),
+        ("burst_triad", Burst::Triad),
+    ];
+    for (entry, op) in kinds {
+        property(
+            CASES / 4,
+            |d| {
+                let n = 128 * d.between(1, 20);
+                let (x, c) = (d.dense(&[n], DType::F32), d.dense(&[n], DType::F32));
+                let inputs: &[&Tensor] = if op == Burst::Triad { &[&x, &c] } else { &[&x] };
+                captured(Burst::NAME, || apply_one(op, inputs))
+            },
+            |session, application| {
+                let (inputs, outputs) = (session.inputs(application), session.outputs(application));
+                let all: Vec<&On> = outputs.iter().chain(&inputs).collect();
+                let (count, n) = (outputs[0].count(), inputs[0].count());
+                let call = session.call(entry).pointers(&all).size(count);
+                let (repeats, threads) = match op {
+                    Burst::Products { rounds } => (rounds, count / 4),
+                    Burst::MultiplyAdds { rounds } => (rounds, count),
+                    _ => (n / count, count),
+                };
+                call.size(repeats).launch([threads.div_ceil(256), 1, 1], [256, 1], 0);
+                session.back_all(&outputs)
+            },
+        );
+    }
 }
