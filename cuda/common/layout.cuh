@@ -41,6 +41,15 @@ struct Heads {
     }
 };
 
+// [B, S, H, D] that lies anyhow.
+struct Elements {
+    u32 batch, token, head, element;
+
+    __device__ u64 at(u32 b, u32 t, u32 h) const {
+        return static_cast<u64>(b) * batch + static_cast<u64>(t) * token + static_cast<u64>(h) * head;
+    }
+};
+
 // Layout of a quantised tensor: values that share a scale; scales that share an absmax, 0 if they are f32; what is added to those.
 struct Blocks {
     u32 block, nested_block;

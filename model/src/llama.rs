@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::ops::RopeKind;
+use engine::ops::{RopeKind, RopeWrite};
 use engine::profile::module;
 use engine::{DType, Device, Tensor, checkpoint};
 
@@ -106,13 +106,11 @@ impl Cache {
         self.len == 0
     }
 
-    /// Appends to layer `i` and returns views of all its keys and values.
-    fn append(&self, i: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let new = k.dim(1)?;
+    /// Keys and values of layer `i`: where the next `new` tokens go, or all of them with those.
+    fn part(&self, i: usize, from: usize, new: usize) -> Result<[Tensor; 2]> {
         let (keys, values) = &self.layers[i];
-        keys.narrow(1, self.len, new)?.write(k)?;
-        values.narrow(1, self.len, new)?.write(v)?;
-        Ok((keys.narrow(1, 0, self.len + new)?, values.narrow(1, 0, self.len + new)?))
+        let len = self.len + new - from;
+        Ok([keys.narrow(1, from, len)?, values.narrow(1, from, len)?])
     }
 }
 
@@ -232,29 +230,30 @@ impl Llama {
                 self.config.max_position_embeddings
             )));
         }
-        let mut x = embeds.clone();
+        // The residual stream, and what the layer before has for it: the next norm adds it on its way.
+        let (mut x, mut fed) = (embeds.clone(), None);
         let few = embeds.dim(0)? * new <= FEW_ROWS;
         for (i, layer) in self.layers.iter().enumerate() {
-            x = match &cache {
-                None if self.checkpointing => {
-                    let (layer, places) = (layer.clone(), places.clone());
-                    checkpoint(&[&x], move |x| {
-                        layer.forward(&x[0], &places, None, None).map_err(into_engine)
-                    })?
-                }
-                _ => {
-                    let next = few.then(|| self.layers.get(i + 1).map_or(vec![&self.head], |l| l.first()));
-                    layer.forward(&x, places, cache.as_deref(), next.as_deref())?
-                }
-            };
-            stage(|| format!("text.layer{i}"), &x);
+            if cache.is_none() && self.checkpointing {
+                let (layer, places) = (layer.clone(), places.clone());
+                // A layer keeps its input: one tensor, so the sum is made within.
+                x = checkpoint(&[&x], move |x| {
+                    let (x, fed) = layer.forward(&x[0], None, &places, None, None).map_err(into_engine)?;
+                    x.add(&fed)
+                })?;
+                stage(|| format!("text.layer{i}"), &x);
+                continue;
+            }
+            let next = few.then(|| self.layers.get(i + 1).map_or(vec![&self.head], |l| l.first()));
+            let done = layer.forward(&x, fed.as_ref(), places, cache.as_deref(), next.as_deref())?;
+            (x, fed) = (done.0, Some(done.1));
         }
         if let Some(cache) = &mut cache {
             cache.len += new;
         }
-        let x = self.norm.forward(&x)?;
-        stage(|| "text.norm".into(), &x);
-        Ok(x)
+        let normed = normed(&self.norm, &x, fed.as_ref(), self.layers.len())?.1;
+        stage(|| "text.norm".into(), &normed);
+        Ok(normed)
     }
 
     /// Logits `[…, vocabulary]` of hidden states `[…, hidden]`.
@@ -273,6 +272,15 @@ impl Llama {
 
 /// Rows up to which products wait for their weights rather than for arithmetic.
 const FEW_ROWS: usize = 8;
+
+/// The residual stream after layer `layer − 1`, and its normalisation before what comes next.
+fn normed(norm: &RmsNorm, x: &Tensor, fed: Option<&Tensor>, layer: usize) -> Result<(Tensor, Tensor)> {
+    let (x, normed) = norm.after(x, fed)?;
+    if fed.is_some() {
+        stage(|| format!("text.layer{}", layer - 1), &x);
+    }
+    Ok((x, normed))
+}
 
 fn into_engine(error: Error) -> engine::Error {
     match error {
@@ -324,26 +332,30 @@ impl Layer {
         vec![&self.attention.q, &self.attention.k, &self.attention.v]
     }
 
+    /// From the residual stream `x`, to which `fed` of the layer before is yet to be added, the stream after attention and
+    /// what the MLP has for it.
+    ///
     /// With `next`, the linear layers that come after this one, each product first says which two follow it: while small
     /// operations run on one thread the others can fetch their weights.
     fn forward(
         &self,
         x: &Tensor,
+        fed: Option<&Tensor>,
         places: &Places,
         cache: Option<&Cache>,
         next: Option<&[&Linear]>,
-    ) -> Result<Tensor> {
+    ) -> Result<(Tensor, Tensor)> {
         let _module = module(&self.path);
         let i = self.index;
         let mlp = next.map(|_| &self.mlp);
-        let normed = self.input_layernorm.forward(x)?;
+        let (x, normed) = normed(&self.input_layernorm, x, fed, i)?;
         stage(|| format!("text.layer{i}.input_layernorm"), &normed);
         let attended = self.attention.forward(&normed, places, cache, i, mlp)?;
         stage(|| format!("text.layer{i}.attention"), &attended);
-        let x = x.add(&attended)?;
-        let fed = self.mlp.forward(&self.post_attention_layernorm.forward(&x)?, next)?;
+        let (x, normed) = self.post_attention_layernorm.after(&x, Some(&attended))?;
+        let fed = self.mlp.forward(&normed, next)?;
         stage(|| format!("text.layer{i}.mlp"), &fed);
-        Ok(x.add(&fed)?)
+        Ok((x, fed))
     }
 }
 
@@ -363,22 +375,43 @@ impl Attention {
             Linear::come_next(&[&self.o, &mlp.gate, &mlp.up]);
         }
         let [q, k, v] = Linear::forward_group([&self.q, &self.k, &self.v], x)?;
-        let q = split(&q, self.heads)?.rope(&places.positions, self.theta, self.rope)?;
-        let k = split(&k, self.kv_heads)?.rope(&places.positions, self.theta, self.rope)?;
-        let v = split(&v, self.kv_heads)?;
-        // The kernel works in the compute type even where the residual stream is wider (spec smolvlm §7).
-        let kernel = self.o.compute.unwrap_or(x.dtype());
-        let (q, k, v) = (q.to_dtype(kernel)?, k.to_dtype(kernel)?, v.to_dtype(kernel)?);
-        let (k, v) = match cache {
-            Some(cache) => cache.append(layer, &k, &v)?,
-            None => (k, v),
-        };
+        let (q, k, v) = (split(&q, self.heads)?, split(&k, self.kv_heads)?, split(&v, self.kv_heads)?);
+        let [q, k, v] = self.rotated([q, k, v], places, cache.map(|cache| (cache, layer)))?;
         let scale = (d as f32).sqrt().recip();
         let y = q.attention(&k, &v, places.key_mask.as_ref(), scale, true)?;
         if let Some(mlp) = next {
             Linear::come_next(&[&mlp.gate, &mlp.up, &mlp.down]);
         }
         Ok(self.o.forward(&y.reshape(&[b, s, self.heads * d])?)?.to_dtype(x.dtype())?)
+    }
+
+    /// What the attention kernel takes: q and k rotated; with a cache all keys and values in it, the new ones included.
+    fn rotated(
+        &self,
+        [q, k, v]: [Tensor; 3],
+        places: &Places,
+        cache: Option<(&Cache, usize)>,
+    ) -> Result<[Tensor; 3]> {
+        let new = k.dim(1)?;
+        // The kernel works in the compute type even where the residual stream is wider (spec smolvlm §7).
+        let kernel = self.o.compute.unwrap_or(q.dtype());
+        if let Some((cache, layer)) = cache
+            && ![&q, &k, &v].iter().any(|x| x.is_tracked())
+        {
+            let [keys, values] = cache.part(layer, cache.len, new)?;
+            let op = RopeWrite { theta: self.theta, kind: self.rope };
+            let q = Tensor::rope_write([&q, &k, &v], &places.positions, [&keys, &values], &op)?;
+            let [keys, values] = cache.part(layer, 0, new)?;
+            return Ok([q.to_dtype(kernel)?, keys, values]);
+        }
+        let turn = |x: &Tensor| x.rope(&places.positions, self.theta, self.rope)?.to_dtype(kernel);
+        let (q, k, v) = (turn(&q)?, turn(&k)?, v.to_dtype(kernel)?);
+        let Some((cache, layer)) = cache else { return Ok([q, k, v]) };
+        for (to, from) in cache.part(layer, cache.len, new)?.iter().zip([&k, &v]) {
+            to.write(from)?;
+        }
+        let [keys, values] = cache.part(layer, 0, new)?;
+        Ok([q, keys, values])
     }
 }
 

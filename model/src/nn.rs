@@ -66,4 +66,11 @@ impl RmsNorm {
         let _module = module(&self.path);
         x.rms_norm(&self.weight, self.eps)
     }
+
+    /// Of the residual stream `x` with what a block has for it, if any: the stream after that, and its normalisation.
+    pub fn after(&self, x: &Tensor, added: Option<&Tensor>) -> engine::Result<(Tensor, Tensor)> {
+        let Some(added) = added else { return Ok((x.clone(), self.forward(x)?)) };
+        let _module = module(&self.path);
+        x.add_rms_norm(added, &self.weight, self.eps)
+    }
 }

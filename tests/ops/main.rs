@@ -14,6 +14,7 @@ mod tolerance;
 
 mod adamw;
 mod adamw8bit;
+mod add_rms_norm;
 mod affine;
 mod argmax;
 mod attention;
@@ -41,6 +42,7 @@ mod quantize_blockwise;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod rope_write;
 mod scatter_rows;
 mod scratch_file;
 mod sgd;

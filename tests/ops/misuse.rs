@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use engine::ops::{
-    AdamW, AdamW8bit, Attention, AttentionGrad, Binary, BinaryKind, Burst, Cast, Concat, CrossEntropy,
-    CrossEntropyGrad, Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad, GeluKind,
-    LayerNorm, LayerNormGrad, MatMul, Moments8bit, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope, RopeKind,
-    ScatterRows, Sgd, Unary, UnaryKind, Write,
+    AdamW, AdamW8bit, AddRmsNorm, Attention, AttentionGrad, Binary, BinaryKind, Burst, Cast, Concat,
+    CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, GatedSilu, GatedSiluGrad, Gelu, GeluGrad,
+    GeluKind, LayerNorm, LayerNormGrad, MatMul, Moments8bit, Reduce, ReduceKind, RmsNorm, RmsNormGrad, Rope,
+    RopeKind, RopeWrite, ScatterRows, Sgd, Unary, UnaryKind, Write,
 };
 use engine::{DType, Device, Op, Result, Rng, Tensor, apply, apply_in_place};
 use proptest::prelude::*;
@@ -67,6 +67,12 @@ const CALLS: &[(&str, Call)] = &[
     ("linear", |t, _| one(t[0].linear(&t[1], None))),
     ("linear+bias", |t, _| one(t[0].linear(&t[1], Some(&t[2])))),
     ("rms_norm", |t, _| one(t[0].rms_norm(&t[1], 1e-5))),
+    ("add_rms_norm", |t, _| t[0].add_rms_norm(&t[1], &t[2], 1e-5).map(|(sum, normed)| vec![sum, normed])),
+    ("rope_write", |t, rng| {
+        let op = RopeWrite { theta: small(rng) as f32, kind: RopeKind::Half };
+        let (x, cache) = (t[0].detach(), [t[rng.below(2)].copy()?, t[0].copy()?]);
+        one(Tensor::rope_write([&x, &x, &x], &t[2], [&cache[0].detach(), &cache[1].detach()], &op))
+    }),
     ("layer_norm", |t, _| one(t[0].layer_norm(&t[1], &t[2], 1e-5))),
     ("gelu", |t, _| one(t[0].gelu(GeluKind::Erf))),
     ("gated_silu", |t, _| one(t[0].gated_silu(&t[1]))),
@@ -145,6 +151,7 @@ const CALLS: &[(&str, Call)] = &[
     ("raw cast", |t, rng| raw(Cast { to: dtype(rng) }, t, rng)),
     ("raw matmul", |t, rng| raw(MatMul { out: dtype(rng) }, t, rng)),
     ("raw reduce", |t, rng| raw(Reduce { kind: ReduceKind::SumSquares, axes: rng.bits() as u32 }, t, rng)),
+    ("raw add_rms_norm", |t, rng| raw(AddRmsNorm { eps: 0.0 }, t, rng)),
     ("raw rms_norm", |t, rng| raw(RmsNorm { eps: 0.0 }, t, rng)),
     ("raw rms_norm_grad", |t, rng| raw(RmsNormGrad { eps: 0.0 }, t, rng)),
     ("raw layer_norm", |t, rng| raw(LayerNorm { eps: 0.0 }, t, rng)),

@@ -4,6 +4,7 @@
 
 mod adamw;
 mod adamw8bit;
+mod add_rms_norm;
 mod affine;
 mod attention;
 mod binary;
@@ -21,6 +22,7 @@ mod reduce;
 pub mod replay;
 mod rms_norm;
 mod rope;
+mod rope_write;
 mod round;
 mod scatter_rows;
 mod sgd;
@@ -31,6 +33,7 @@ mod view;
 
 pub use adamw::{AdamW, adamw};
 pub use adamw8bit::{BLOCK, absmax, adamw8bit, decode, distance};
+pub use add_rms_norm::add_rms_norm;
 pub use affine::affine;
 pub use attention::attention;
 pub use binary::binary;
@@ -46,6 +49,7 @@ pub use patch_conv::patch_conv;
 pub use reduce::{max, sum};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
+pub use rope_write::rope_write;
 pub use round::{round, unit_roundoff};
 pub use scatter_rows::scatter_rows;
 pub use sgd::sgd;

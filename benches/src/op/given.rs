@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use engine::ops::{AdamW, Dropout, GeluKind, Lora, LoraTerm, Moments8bit, QuantizeBlockwise, RopeKind, Sgd};
+use engine::ops::{
+    AdamW, Dropout, GeluKind, Lora, LoraTerm, Moments8bit, QuantizeBlockwise, RopeKind, RopeWrite, Sgd,
+};
 use engine::{Codebook, DType, Device, QuantConfig, Quantized, Rng, Tensor, apply, capture};
 
 use super::Case;
@@ -172,7 +174,7 @@ macro_rules! family {
 }
 
 /// Everything that takes shapes; the first word of the method that models call, or the operation's name.
-static FAMILIES: [Family; 29] = [
+static FAMILIES: [Family; 31] = [
     family!("matmul", "A [batch…, M, K], B [batch…, K, N]", 2..=2, [], |m| {
         Ok(Some(m.input(0)?.matmul(&m.input(1)?)?))
     }),
@@ -224,6 +226,11 @@ static FAMILIES: [Family; 29] = [
         let x = m.input(0)?;
         let w = m.per_column(&x)?;
         Ok(Some(x.rms_norm(&w, m.number("eps")?)?))
+    }),
+    family!("add_rms_norm", "x [rows…, n], (y)", 1..=2, ["eps" = "1e-5"], |m| {
+        let (x, y) = (m.input(0)?, m.input(1)?);
+        let w = m.per_column(&x)?;
+        Ok(Some(x.add_rms_norm(&y, &w, m.number("eps")?)?.1))
     }),
     family!("layer_norm", "x [rows…, n]", 1..=1, ["eps" = "1e-6"], |m| {
         let x = m.input(0)?;
@@ -284,6 +291,23 @@ static FAMILIES: [Family; 29] = [
         let positions = Tensor::from_slice(&positions, &[positions.len()], m.device)?;
         Ok(Some(x.rope(&positions, m.number("theta")?, kind)?))
     }),
+    family!(
+        "rope_write",
+        "q [B, S, H, D], (k [B, S, Hkv, D]); v is like k, the cache of the same type",
+        1..=2,
+        ["theta" = "10000", "kind" = "half"],
+        |m| {
+            m.tracked = false;
+            let kinds = [("half", RopeKind::Half), ("interleaved", RopeKind::Interleaved)];
+            let op = RopeWrite { kind: m.one_of("kind", &kinds)?, theta: m.number("theta")? };
+            let (q, k, v) = (m.input(0)?, m.input(1)?, m.input(1)?);
+            let positions: Vec<u32> = (0..q.dim(1)? as u32).collect();
+            let positions = Tensor::from_slice(&positions, &[positions.len()], m.device)?;
+            let cache = || Tensor::zeros(&k.dims(), k.dtype(), m.device);
+            Tensor::rope_write([&q, &k, &v], &positions, [&cache()?, &cache()?], &op)?;
+            Ok(None)
+        }
+    ),
     family!("embedding", "table [V, n], ids […]", 2..=2, [], |m| {
         let table = m.input(0)?;
         let ids = m.integers(&m.dims(1), table.dim(0)?, DType::U32)?;

@@ -16,6 +16,7 @@ mod walk;
 
 mod adamw;
 mod adamw8bit;
+mod add_rms_norm;
 mod affine;
 mod argmax;
 mod attention;
@@ -37,6 +38,7 @@ mod quantize_blockwise;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod rope_write;
 mod scatter_rows;
 mod sgd;
 mod top_k;

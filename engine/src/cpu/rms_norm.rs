@@ -68,7 +68,7 @@ pub(super) fn vector<T: Float>(x: &Input<'_, Cpu>) -> Vec<f32> {
 }
 
 multiversion! {
-    fn normalise<T: Float>(row: &[f32], weight: &[f32], eps: f32, out: &mut [T]) {
+    pub(super) fn normalise<T: Float>(row: &[f32], weight: &[f32], eps: f32, out: &mut [T]) {
         let scale = 1.0 / (sum(row, row, |x, _| x * x) / row.len() as f32 + eps).sqrt();
         for ((y, &x), &w) in out.iter_mut().zip(row).zip(weight) {
             *y = T::from_f32(T::from_f32(x * scale).to_f32() * w);

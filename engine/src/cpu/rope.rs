@@ -79,14 +79,52 @@ fn table(theta: f32, d: usize, n: usize) -> Arc<Table> {
     made
 }
 
+/// Cosines and sines of positions.
+pub(super) struct Angles {
+    half: usize,
+    sign: f32,
+    table: Option<Arc<Table>>,
+    frequencies: Vec<f32>,
+}
+
+impl Angles {
+    /// For heads of `d` elements at these positions.
+    pub(super) fn new(theta: f32, d: usize, positions: &[u32], inverse: bool) -> Self {
+        let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let frequencies = if longest > LONGEST { inverse_frequencies(theta, d) } else { Vec::new() };
+        let table = (longest <= LONGEST).then(|| table(theta, d, longest));
+        Self { half: d / 2, sign: if inverse { -1.0 } else { 1.0 }, table, frequencies }
+    }
+
+    /// Those of one position, rounded to `T`.
+    pub(super) fn take<T: Float>(&self, position: u32, cos: &mut [f32], sin: &mut [f32]) {
+        let row = position as usize * self.half;
+        for i in 0..self.half {
+            let (c, s) = if let Some(table) = &self.table {
+                (table.cos[row + i], table.sin[row + i])
+            } else {
+                let angle = position as f32 * self.frequencies[i];
+                (angle.cos(), angle.sin())
+            };
+            cos[i] = T::from_f32(c).to_f32();
+            sin[i] = self.sign * T::from_f32(s).to_f32();
+        }
+    }
+}
+
+/// One head.
+pub(super) fn turn_head<T: Float>(kind: RopeKind, x: &[T], cos: &[f32], sin: &[f32], y: &mut [T]) {
+    match kind {
+        RopeKind::Half => turn_half(x, cos, sin, y),
+        RopeKind::Interleaved => turn_interleaved(x, cos, sin, y),
+    }
+}
+
 fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu>) -> Result<()> {
     let x = &inputs[0];
     let [b, s, heads, d] = x.layout.dims[..] else { unreachable!("four dimensions by the rule") };
     let positions = flat::<u32>(&inputs[1]);
-    let longest = positions.iter().max().map_or(0, |&p| p as usize + 1);
-    let frequencies = if longest > LONGEST { inverse_frequencies(op.theta, d) } else { Vec::new() };
-    let table = (longest <= LONGEST).then(|| table(op.theta, d, longest));
-    let sign = if op.inverse { -1.0 } else { 1.0 };
+    let angles = Angles::new(op.theta, d, &positions, op.inverse);
     let step = x.layout.strides[3];
     let data = x.slice::<T>();
     let out = Scatter::new(out.slice_mut::<T>()?);
@@ -96,17 +134,7 @@ fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu
         let mut known = None;
         for r in first..first + count {
             if known.replace(positions[r]) != Some(positions[r]) {
-                let row = positions[r] as usize * (d / 2);
-                for i in 0..d / 2 {
-                    let (c, s) = if let Some(table) = &table {
-                        (table.cos[row + i], table.sin[row + i])
-                    } else {
-                        let angle = positions[r] as f32 * frequencies[i];
-                        (angle.cos(), angle.sin())
-                    };
-                    cos[i] = T::from_f32(c).to_f32();
-                    sin[i] = sign * T::from_f32(s).to_f32();
-                }
+                angles.take::<T>(positions[r], &mut cos, &mut sin);
             }
             for h in 0..heads {
                 let at = row_offset(x.layout, r * heads + h);
@@ -118,10 +146,7 @@ fn rope<T: Float>(op: &Rope, inputs: &[Input<'_, Cpu>], out: &mut Output<'_, Cpu
                 };
                 // SAFETY: each task has its own rows.
                 let out = unsafe { out.slice((r * heads + h) * d, d) };
-                match op.kind {
-                    RopeKind::Half => turn_half(head, &cos, &sin, out),
-                    RopeKind::Interleaved => turn_interleaved(head, &cos, &sin, out),
-                }
+                turn_head(op.kind, head, &cos, &sin, out);
             }
         }
     });

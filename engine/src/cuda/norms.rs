@@ -1,10 +1,10 @@
-//! `rms_norm`, `layer_norm` and their gradients.
+//! `rms_norm`, `layer_norm` and their gradients; `add_rms_norm`.
 
 use super::Cuda;
 use super::cast::typed;
 use super::reduce::Sums;
 use super::top_k::rows_of;
-use crate::ops::{LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
+use crate::ops::{AddRmsNorm, LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
 use crate::{Input, Kernel, Op, Output, Result};
 
 /// Rows that share one partial sum of a weight's gradient.
@@ -70,6 +70,25 @@ impl Cuda {
 impl Kernel<RmsNorm> for Cuda {
     fn run(&self, op: &RmsNorm, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         self.norm(RmsNorm::NAME, op.eps, inputs, &outputs[0])
+    }
+}
+
+impl Kernel<AddRmsNorm> for Cuda {
+    fn run(
+        &self,
+        op: &AddRmsNorm,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let name = AddRmsNorm::NAME;
+        let [rows, n] = rows_of(outputs[0].layout);
+        if n == 0 {
+            return Ok(());
+        }
+        let w = self.dense(name, &inputs[2])?;
+        let mut k = self.kernel(name, typed(name, outputs[0].dtype), name);
+        k.output(&outputs[0]).output(&outputs[1]).rows(&inputs[0]).rows(&inputs[1]).at(w.address);
+        k.word(n).float(op.eps).run_rows(rows)
     }
 }
 

@@ -18,6 +18,7 @@ macro_rules! headers {
 pub(super) const SOURCES: &[(&str, &str)] = sources![
     "adamw",
     "adamw8bit",
+    "add_rms_norm",
     "affine",
     "argmax",
     "attention",
@@ -48,6 +49,7 @@ pub(super) const SOURCES: &[(&str, &str)] = sources![
     "rms_norm",
     "rms_norm_grad",
     "rope",
+    "rope_write",
     "scatter_rows",
     "sgd",
     "top_k",

@@ -4,6 +4,7 @@
 
 mod adamw;
 mod adamw8bit;
+mod add_rms_norm;
 mod affine;
 mod argmax;
 mod attention;
@@ -34,6 +35,7 @@ mod reduce;
 mod rms_norm;
 mod rms_norm_grad;
 mod rope;
+mod rope_write;
 mod scatter_rows;
 mod sgd;
 mod top_k;
@@ -43,6 +45,7 @@ mod write;
 
 pub use adamw::AdamW;
 pub use adamw8bit::{AdamW8bit, Moments8bit};
+pub use add_rms_norm::AddRmsNorm;
 pub use affine::Affine;
 pub use argmax::Argmax;
 pub use attention::Attention;
@@ -72,6 +75,7 @@ pub use reduce::{Reduce, ReduceKind};
 pub use rms_norm::RmsNorm;
 pub use rms_norm_grad::RmsNormGrad;
 pub use rope::{Rope, RopeKind};
+pub use rope_write::RopeWrite;
 pub use scatter_rows::ScatterRows;
 pub use sgd::Sgd;
 pub use top_k::TopK;
@@ -83,9 +87,10 @@ use crate::error::{Result, rule};
 use crate::op::{Op, Spec};
 
 /// Names of all operations that have kernels.
-pub const NAMES: [&str; 36] = [
+pub const NAMES: [&str; 38] = [
     AdamW::NAME,
     AdamW8bit::NAME,
+    AddRmsNorm::NAME,
     Affine::NAME,
     Argmax::NAME,
     Attention::NAME,
@@ -115,6 +120,7 @@ pub const NAMES: [&str; 36] = [
     RmsNorm::NAME,
     RmsNormGrad::NAME,
     Rope::NAME,
+    RopeWrite::NAME,
     ScatterRows::NAME,
     Sgd::NAME,
     TopK::NAME,

@@ -32,27 +32,35 @@ pub struct Rope {
     pub inverse: bool,
 }
 
+impl Rope {
+    /// What the rules of the operations that rotate have in common: types and shapes of `x`, called `what`, and of
+    /// its positions, and the parameters.
+    pub(super) fn check(&self, op: &'static str, what: &str, x: &Spec, positions: &Spec) -> Result<()> {
+        float(op, what, x)?;
+        let [b, s, _, d] = x.dims[..] else {
+            return Err(rule!(op, "{what} has shape {:?}, expected [batch, sequence, heads, D]", x.dims));
+        };
+        if d % 2 != 0 {
+            return Err(rule!(op, "heads of {d} elements cannot be split into pairs"));
+        }
+        if positions.dtype != DType::U32 {
+            return Err(rule!(op, "positions are {}, expected u32", positions.dtype));
+        }
+        shape(op, "positions", positions, &[b, s])?;
+        if self.theta <= 0.0 || !self.theta.is_finite() {
+            return Err(rule!(op, "theta {} is not a positive number", self.theta));
+        }
+        Ok(())
+    }
+}
+
 impl Op for Rope {
     const NAME: &'static str = "rope";
 
     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
         arity(Self::NAME, inputs, 2)?;
-        let (x, positions) = (&inputs[0], &inputs[1]);
-        float(Self::NAME, "x", x)?;
-        let [b, s, _, d] = x.dims[..] else {
-            return Err(rule!(Self::NAME, "x has shape {:?}, expected [batch, sequence, heads, D]", x.dims));
-        };
-        if d % 2 != 0 {
-            return Err(rule!(Self::NAME, "heads of {d} elements cannot be split into pairs"));
-        }
-        if positions.dtype != DType::U32 {
-            return Err(rule!(Self::NAME, "positions are {}, expected u32", positions.dtype));
-        }
-        shape(Self::NAME, "positions", positions, &[b, s])?;
-        if self.theta <= 0.0 || !self.theta.is_finite() {
-            return Err(rule!(Self::NAME, "theta {} is not a positive number", self.theta));
-        }
-        Ok(vec![*x])
+        self.check(Self::NAME, "x", &inputs[0], &inputs[1])?;
+        Ok(vec![inputs[0]])
     }
 
     fn cost(&self, inputs: &[Spec], outputs: &[Spec]) -> Cost {

@@ -1,9 +1,9 @@
-//! `rms_norm`, `layer_norm` and their gradients.
+//! `rms_norm`, `layer_norm` and their gradients; `add_rms_norm`.
 
 use super::argmax::rows_of;
 use super::source::Access;
 use super::{Wgpu, WgpuBuffer};
-use crate::ops::{LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
+use crate::ops::{AddRmsNorm, LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
 /// Rows that share one partial sum of a weight gradient.
@@ -68,6 +68,27 @@ impl Wgpu {
 impl Kernel<RmsNorm> for Wgpu {
     fn run(&self, op: &RmsNorm, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         self.norm(RmsNorm::NAME, &[("x", &inputs[0]), ("w", &inputs[1])], op.eps, ("y", &outputs[0]), None)
+    }
+}
+
+impl Kernel<AddRmsNorm> for Wgpu {
+    fn run(
+        &self,
+        op: &AddRmsNorm,
+        inputs: &[Input<'_, Self>],
+        outputs: &mut [Output<'_, Self>],
+    ) -> Result<()> {
+        let [sum, normed] = &*outputs else { unreachable!("two outputs by the rule") };
+        let [rows, n] = rows_of(sum.layout);
+        if n == 0 {
+            return Ok(());
+        }
+        let mut k = self.kernel(AddRmsNorm::NAME, AddRmsNorm::NAME);
+        k.input("x", &inputs[0])?.input("y", &inputs[1])?.input("w", &inputs[2])?;
+        let aligned = n.is_multiple_of(sum.lanes());
+        k.output_by_rows("sum", sum, aligned)?.output_by_rows("z", normed, aligned)?;
+        k.word(rows)?.word(n)?.float(op.eps).work(5 * rows * n);
+        k.run_linear(rows, 1)
     }
 }
 

@@ -20,7 +20,7 @@ fn variants(kernel: &str) -> Vec<Choice> {
             .collect(),
         "gelu" | "gelu_grad" => kinds(2),
         "reduce" | "reduce_rows" => kinds(3),
-        "rope" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],
+        "rope" | "rope_write" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],
         "norm_grad_weight" => vec![flag("LAYER"), (vec![], vec!["db"])],
         "embedding" => vec![flag("PART"), (vec![], vec![])],
         "lora" | "lora_thin" => vec!["ROUND_B", "DROP_A", "DROP_B", "ADD"].into_iter().map(flag).collect(),

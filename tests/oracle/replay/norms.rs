@@ -1,6 +1,6 @@
 //! Normalisations and their gradients.
 
-use engine::ops::{LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
+use engine::ops::{AddRmsNorm, LayerNorm, LayerNormGrad, RmsNorm, RmsNormGrad};
 
 use super::{Case, Outcome, all, root_sum_squares, spread};
 use crate::tolerance::{Class, Expect};
@@ -45,6 +45,15 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
         let want = oracle::rms_norm(&x, &w, f64::from(op.eps));
         let class = Class::Norm(x.row_len());
         return Some(case.rows(0, &picks, &Expect::new(want, case.after[0].dtype, class)));
+    }
+    if let Some(op) = case.op::<AddRmsNorm>() {
+        let picks = spread(case.after[0].row_count(), ROWS);
+        let (x, y, w) = (case.before[0].rows(&picks), case.before[1].rows(&picks), case.before[2].all());
+        let dtype = case.after[0].dtype;
+        let [sum, normed] = oracle::add_rms_norm(&x, &y, &w, f64::from(op.eps), |v| oracle::round(v, dtype));
+        let normed = Expect::new(normed, dtype, Class::Norm(x.row_len()));
+        let sum = Expect::new(sum, dtype, Class::Arithmetic);
+        return Some(all([case.rows(0, &picks, &sum), case.rows(1, &picks, &normed)]));
     }
     if let Some(op) = case.op::<LayerNorm>() {
         let norm = Norm { eps: f64::from(op.eps), centred: true };

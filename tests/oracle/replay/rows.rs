@@ -2,7 +2,7 @@
 
 use engine::ops::{
     Argmax, CrossEntropy, CrossEntropyGrad, Embedding, EmbeddingGrad, Reduce, ReduceKind, Rope, RopeKind,
-    ScatterRows, TopK,
+    RopeWrite, ScatterRows, TopK,
 };
 
 use super::{Case, Outcome, all, root_sum_squares, spread, unravel, whole};
@@ -11,6 +11,33 @@ use crate::{self as oracle, Array};
 
 /// Rows of a sample.
 const ROWS: usize = 16;
+
+/// Twice the largest of each row: an element and its partner.
+fn turned_scale(x: &Array) -> Array {
+    x.map_rows(|row| vec![2.0 * row.iter().fold(0.0f64, |m, x| m.max(x.abs())); row.len()])
+}
+
+/// Targets rotated, keys and values; inputs q, k, v and positions.
+fn rope_write(case: &Case<'_>, op: &RopeWrite) -> Outcome {
+    let d = &case.before[0].dims;
+    let tokens = [spread(d[0], 2), spread(d[1], ROWS)];
+    let picks = |i: usize| {
+        let d = &case.before[i].dims;
+        [tokens[0].clone(), tokens[1].clone(), spread(d[2], 4), whole(d[3])]
+    };
+    let [q, k, v] = [3, 4, 5].map(|i| case.before[i].block(&picks(i)));
+    let positions = case.before[6].block(&tokens);
+    let want = oracle::rope_write([&q, &k, &v], &positions, op.theta, op.kind == RopeKind::Half);
+    let (from, to) = (case.before[3].dtype, case.after[0].dtype);
+    // Rounded to both types.
+    let coarser = if oracle::unit_roundoff(from) > oracle::unit_roundoff(to) { from } else { to };
+    let [turned_q, turned_k, copied] = want;
+    all([
+        case.block(0, &picks(0), &Expect::new(turned_q, coarser, Class::Rotation).scale(turned_scale(&q))),
+        case.block(1, &picks(1), &Expect::new(turned_k, coarser, Class::Rotation).scale(turned_scale(&k))),
+        case.block(2, &picks(2), &Expect::new(copied, to, Class::Exact)),
+    ])
+}
 
 pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
     let dtype = case.after.first()?.dtype;
@@ -66,11 +93,11 @@ pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
         let sign = if op.inverse { -1.0 } else { 1.0 };
         let positions = case.before[1].block(&picks[..2]).map(|p| sign * p);
         let want = oracle::rope(&x, &positions, op.theta, op.kind == RopeKind::Half);
-        let scale = x.map_rows(|row| {
-            let largest = row.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-            vec![2.0 * largest; row.len()]
-        });
-        return Some(case.block(0, &picks, &Expect::new(want, dtype, Class::Rotation).scale(scale)));
+        let expect = Expect::new(want, dtype, Class::Rotation).scale(turned_scale(&x));
+        return Some(case.block(0, &picks, &expect));
+    }
+    if let Some(op) = case.op::<RopeWrite>() {
+        return Some(rope_write(case, op));
     }
     if case.op::<Embedding>().is_some() {
         let picks = spread(case.before[1].count(), ROWS);

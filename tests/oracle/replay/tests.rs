@@ -53,10 +53,16 @@ fn everything(dtype: DType) -> Vec<Application> {
         let positions = s.below(2000, &[19], DType::U32);
         for kind in [RopeKind::Half, RopeKind::Interleaved] {
             back(q.rope(&positions, 10_000.0, kind)?)?;
+            let new = |t: &Tensor| t.detach().narrow(1, 0, 19);
+            let cache = || Tensor::zeros(&[2, 40, 2, 16], DType::BF16, &device)?.narrow(1, 8, 19);
+            let op = ops::RopeWrite { theta: 10_000.0, kind };
+            Tensor::rope_write([&q.detach(), &new(&k)?, &new(&v)?], &positions, [&cache()?, &cache()?], &op)?;
         }
 
         let (n, b) = (s.normal(&[192], dtype).tracked(), s.normal(&[192], dtype).tracked());
         back(x.rms_norm(&n, 1e-5)?)?;
+        let (sum, normed) = x.add_rms_norm(&s.normal(&[37, 192], dtype).tracked(), &n, 1e-5)?;
+        back(sum.add(&normed)?)?;
         back(x.layer_norm(&n, &b, 1e-5)?)?;
         for kind in [GeluKind::Tanh, GeluKind::Erf] {
             back(x.gelu(kind)?)?;

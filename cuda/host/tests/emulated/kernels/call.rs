@@ -31,6 +31,11 @@ pub(crate) struct Heads {
     head: u32,
 }
 
+/// Strides of `[B, S, H, D]` that lies anyhow.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elements([u32; 4]);
+
 /// Layout of a quantised tensor.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +79,7 @@ macro_rules! parameters {
         unsafe impl DeviceRepr for $t {}
     )*};
 }
-parameters!(View, Rows, Heads, Blocks, Group);
+parameters!(View, Rows, Heads, Elements, Blocks, Group);
 
 impl View {
     pub(crate) fn of(dims: &[usize], strides: &[usize]) -> Self {
@@ -149,6 +154,7 @@ enum Arg {
     View(View),
     Rows(Rows),
     Heads(Heads),
+    Elements(Elements),
     Blocks(Blocks),
     Factors(Factors),
     Group(Box<Group>),
@@ -291,6 +297,12 @@ impl Call<'_> {
         self
     }
 
+    pub(crate) fn elements(mut self, x: &On) -> Self {
+        let [batch, token, head, element, ..] = x.strides();
+        self.arguments.push(Arg::Elements(Elements([batch, token, head, element])));
+        self
+    }
+
     pub(crate) fn blocks(mut self, format: &BlockFormat) -> Self {
         self.arguments.push(Arg::Blocks(Blocks::of(format)));
         self
@@ -365,6 +377,7 @@ impl Call<'_> {
                 Arg::View(x) => launch.arg(x),
                 Arg::Rows(x) => launch.arg(x),
                 Arg::Heads(x) => launch.arg(x),
+                Arg::Elements(x) => launch.arg(x),
                 Arg::Blocks(x) => launch.arg(x),
                 Arg::Factors(x) => launch.arg(x),
                 Arg::Group(x) => launch.arg(&**x),

@@ -1,8 +1,9 @@
 //! Rows that ids name, and rotation by position.
 
-use engine::ops::{Embedding, EmbeddingGrad, Rope, RopeKind, ScatterRows};
+use engine::ops::{Embedding, EmbeddingGrad, Rope, RopeKind, RopeWrite, ScatterRows};
 use engine::{Application, DType, Device, Op, Tensor, apply_one};
 
+use super::call::{Call, On};
 use super::draw::{Draw, captured};
 use super::property;
 use crate::session::{Session, check};
@@ -144,16 +145,64 @@ fn rotations() {
             let contiguous = inputs[0].layout.strides[3] == 1;
             let dense = session.dense(&inputs[0]);
             let (x, positions) = (if contiguous { &inputs[0] } else { &dense }, session.dense(&inputs[1]));
-            let d = y.dims()[3];
-            let power = |i: usize| f64::from(op.theta).powf(f64::from(2.0 * i as f32 / d as f32)) as f32;
-            let frequencies: Vec<f32> = (0..d / 2).map(|i| 1.0 / power(i)).collect();
-            let frequencies =
-                session.on(&Tensor::from_slice(&frequencies, &[d / 2], &Device::cpu()).unwrap());
+            let frequencies = frequencies(session, op.theta, y.dims()[3]);
             let call =
                 session.call(format!("rope_{}", x.name())).pointers(&[&y, x, &positions, &frequencies]);
             let call = call.heads(x).sizes(y.dims()).word(u32::from(op.kind == RopeKind::Interleaved));
             call.float(if op.inverse { -1.0 } else { 1.0 }).over(y.count() / 2);
             vec![session.back(&y)]
+        },
+    );
+}
+
+/// `theta^(−2i/D)`, as `engine/src/cpu/rope.rs` makes them.
+fn frequencies(session: &Session, theta: f32, d: usize) -> On {
+    let power = |i: usize| f64::from(theta).powf(f64::from(2.0 * i as f32 / d as f32)) as f32;
+    let frequencies: Vec<f32> = (0..d / 2).map(|i| 1.0 / power(i)).collect();
+    session.on(&Tensor::from_slice(&frequencies, &[d / 2], &Device::cpu()).unwrap())
+}
+
+#[test]
+fn rope_write() {
+    property(
+        2 * CASES,
+        |d| {
+            let [b, s, heads, kv] = [d.between(1, 2), d.between(1, 5), d.between(1, 3), d.between(1, 2)];
+            let width = 2 * d.of(&[1, 3, 32, 36]);
+            let (from, to, kind) = (d.float(), d.float(), d.of(&[RopeKind::Half, RopeKind::Interleaved]));
+            let q = d.normal(&[b, s, heads, width], from);
+            let [k, v] = [(); 2].map(|()| d.normal(&[b, s, kv, width], from));
+            let most = d.of(&[2, 40, 200_000]);
+            let positions = d.below(&[b, s], most);
+            // As models have it, or with the elements of a head apart.
+            let apart = d.chance();
+            let mut cache = || {
+                let whole = if apart {
+                    d.dense(&[b, s + 3, width, kv], to)
+                } else {
+                    d.dense(&[b, s + 3, kv, width], to)
+                };
+                let whole = if apart { whole.transpose(2, 3).unwrap() } else { whole };
+                whole.narrow(1, 2, s).unwrap()
+            };
+            let caches = [cache(), cache()];
+            let op = RopeWrite { theta: 10_000.0, kind };
+            captured(RopeWrite::NAME, || {
+                Tensor::rope_write([&q, &k, &v], &positions, [&caches[0], &caches[1]], &op)
+            })
+        },
+        |session, application| {
+            let op = application.op::<RopeWrite>().expect("rope_write");
+            let all = session.inputs(application);
+            let (positions, dims) = (session.dense(&all[6]), all[3].dims());
+            let frequencies = frequencies(session, op.theta, dims[3]);
+            let call = session.call(format!("rope_write_{}_{}", all[3].name(), all[0].name()));
+            let call = call.pointers(&all[..6].iter().chain([&positions, &frequencies]).collect::<Vec<_>>());
+            let call = all[..6].iter().fold(call, Call::elements);
+            let call = call.sizes(&[dims[0], dims[1], dims[2], all[4].dims()[2], dims[3]]);
+            let pairs = (all[3].count() + 2 * all[4].count()) / 2;
+            call.word(u32::from(op.kind == RopeKind::Interleaved)).over(pairs);
+            session.back_all(&all[..3])
         },
     );
 }

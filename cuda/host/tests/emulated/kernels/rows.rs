@@ -1,8 +1,8 @@
 //! Operations over rows: norms, losses, choices, reductions.
 
 use engine::ops::{
-    Argmax, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, Reduce, ReduceKind, RmsNorm,
-    RmsNormGrad, TopK,
+    AddRmsNorm, Argmax, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, Reduce, ReduceKind,
+    RmsNorm, RmsNormGrad, TopK,
 };
 use engine::{Application, DType, Device, Op, Tensor, apply, apply_one};
 
@@ -38,6 +38,43 @@ fn rms_norm() {
             let call = session.call(format!("rms_norm_{}", x.name())).pointers(&[y, x, &w]);
             call.rows(x).size(n).float(EPS).per_row(rows);
             session.back_all(&outputs)
+        },
+    );
+}
+
+#[test]
+fn add_rms_norm() {
+    property(
+        2 * CASES,
+        |d| {
+            let dtype = d.float();
+            let x = rows(d, dtype);
+            // Like x, or laid out in a way of its own.
+            let y = if d.chance() { x.mul(&x).unwrap() } else { d.normal(&x.dims(), dtype) };
+            let w = d.dense(&x.dims()[x.rank() - 1..], dtype);
+            captured(AddRmsNorm::NAME, || x.add_rms_norm(&y, &w, EPS))
+        },
+        |session, application| {
+            let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
+            let shifted = session.inputs(application);
+            // Everything where 16 bytes begin, or y an element after.
+            let (x, y) = (&all[0], if shifted[1].count() % 2 == 0 { &all[1] } else { &shifted[1] });
+            let (outputs, w) = (session.outputs(application), session.dense(&all[2]));
+            let (rows, n) = outputs[0].rows();
+            let call = session.call(format!("add_rms_norm_{}", x.name()));
+            let call = call.pointers(&[&outputs[0], &outputs[1], x, y, &w]);
+            call.rows(x).rows(y).size(n).float(EPS).per_row(rows);
+            // The bits of the two kernels that it stands for.
+            let apart = session.outputs(application);
+            let call = session.call(format!("binary_{}", x.name())).pointers(&[&apart[0], x, y]);
+            call.view(x).view(y).size(rows * n).word(0).over(rows * n);
+            let call = session.call(format!("rms_norm_{}", x.name())).pointers(&[&apart[1], &apart[0], &w]);
+            call.rows(&apart[0]).size(n).float(EPS).per_row(rows);
+            let (together, apart) = (session.back_all(&outputs), session.back_all(&apart));
+            for (one, two) in together.iter().zip(&apart) {
+                assert!(one.to_bytes().unwrap() == two.to_bytes().unwrap(), "{application:?}");
+            }
+            together
         },
     );
 }
