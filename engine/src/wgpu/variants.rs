@@ -15,9 +15,12 @@ fn variants(kernel: &str) -> Vec<Choice> {
     match kernel {
         "unary" => kinds(7),
         "binary" => kinds(4),
-        "burst" => (0..4)
-            .map(|kind| (vec![("KIND", kind.into())], vec!["c"][usize::from(kind == 3u32)..].to_vec()))
-            .collect(),
+        "burst" => {
+            let kind =
+                |kind: u32, each: u32, unbound| (vec![("KIND", kind.into()), ("EACH", each.into())], unbound);
+            let one = [(0, 1), (1, 1), (2, 1), (2, 8)].map(|(k, each)| kind(k, each, vec!["c"]));
+            one.into_iter().chain([kind(3, 1, vec![]), kind(3, 8, vec![])]).collect()
+        }
         "gelu" | "gelu_grad" => kinds(2),
         "reduce" | "reduce_rows" => kinds(3),
         "rope" | "rope_write" => vec![flag("HALF"), (vec![("HALF", false.into())], vec![])],
