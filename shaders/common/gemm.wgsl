@@ -9,7 +9,8 @@
 // and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's.
 // Where A_OCT or B_OCT is set, eight neighbours along k are loaded together, and p.k divides by eight:
 //   fn a_oct(row: u32, k: u32) -> Oct, fn b_oct(k: u32, col: u32) -> Oct
-// Parameters: p.m, p.n, p.k, p.ldc, p.first.
+// Parameters: p.m, p.n, p.k, p.ldc, p.first. Where there are PARTS, y is f32 [PARTS, m, n].
+#include "common/parts.wgsl"
 
 // Whether neighbours along k lie side by side in memory: which way invocations walk while they load.
 #const A_BY_K = true
@@ -55,7 +56,8 @@ fn b_quad(k: u32, col: u32) -> vec4<f32> {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    begin(group.z);
+    begin(batch_of(group.z));
+    let end = part_begin(part_of(group.z) + 1u, p.k);
     let row0 = group.y * 4u * ROWS16;
     let col0 = group.x * 4u * COLS16;
     let tx = local % 16u;
@@ -68,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     #end
     #end
     #end
-    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
+    for (var k0 = part_begin(part_of(group.z), p.k); k0 < end; k0 += DEPTH) {
         if (A_OCT) {
             // Four rows at a time: an invocation writes whole quads.
             for (var t = local; t < ROWS16 * DEPTH / 8u; t += 256u) {
