@@ -71,6 +71,7 @@ struct Gpu {
     max_buffer_bytes: u64,
     workgroup_memory_bytes: u32,
     workgroup_invocations: u32,
+    variants: Vec<String>,
     slower_because: Vec<String>,
 }
 
@@ -85,6 +86,7 @@ impl From<AdapterFacts> for Gpu {
             slower_because.push(format!("weights above {most} are bound in parts"));
         }
         Self {
+            variants: f.variants(),
             name: f.name,
             driver: f.driver,
             api: f.api,
@@ -197,6 +199,7 @@ impl Devices {
                     output::bytes(gpu.workgroup_memory_bytes.into())
                 ),
             ]);
+            rows.push(vec!["  kernels".into(), gpu.variants.join("; ")]);
             rows.extend(gpu.slower_because.iter().map(|why| vec!["  slower".into(), why.clone()]));
         }
         if self.wgpu.is_empty() {

@@ -13,7 +13,8 @@ const WIDTH = CHUNKS * 32u;
 const PARTS = 256u / WIDTH;
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
+    let local = here.local;
     let b = group.z;
     let head = group.y;
     let kv = head / p.per_key;
@@ -39,14 +40,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
             s = dot * p.scale;
         }
-        let here = row_max(local, s);
+        let best = row_max(here, s);
         let before = most;
-        most = select(most, here, here > most);
+        most = select(most, best, best > most);
         let weight = select(exp_(s - most), 0.0, s == minus_infinity());
         scores[local] = weight;
         let fade = select(exp_(before - most), 0.0, before == minus_infinity());
         // Its barriers also make the weights visible.
-        total = total * fade + row_sum(local, weight);
+        total = total * fade + row_sum(here, weight);
         sum *= fade;
         if (d < p.d && part < PARTS) {
             for (var j = part; j < min(256u, end - k0); j += PARTS) {

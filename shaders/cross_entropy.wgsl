@@ -16,8 +16,9 @@ struct Params { logits: View, labels: View, rows: u32, n: u32, ignore: i32, laun
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -27,14 +28,14 @@ fn main(
         let x = load_logits(at_logits(row * p.n + i));
         most = select(most, x, x > most);
     }
-    most = row_max(local, most);
+    most = row_max(here, most);
     // While all are −∞ their sum is 0 (or NaN if there is one), whatever is subtracted.
     let shift = select(most, 0.0, most == minus_infinity());
     var sum = 0.0;
     for (var i = local; i < p.n; i += 256u) {
         sum += exp_(load_logits(at_logits(row * p.n + i)) - shift);
     }
-    sum = row_sum(local, sum);
+    sum = row_sum(here, sum);
     if (local != 0u) {
         return;
     }

@@ -14,8 +14,9 @@ struct Params { x: View, w: View, b: View, rows: u32, n: u32, eps: f32 }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -25,13 +26,13 @@ fn main(
     for (var i = local; i < p.n; i += 256u) {
         sum += load_x(at_x(at + i));
     }
-    let mean = row_sum(local, sum) / f32(p.n);
+    let mean = row_sum(here, sum) / f32(p.n);
     sum = 0.0;
     for (var i = local; i < p.n; i += 256u) {
         let d = load_x(at_x(at + i)) - mean;
         sum += d * d;
     }
-    let scale = 1.0 / sqrt(row_sum(local, sum) / f32(p.n) + p.eps);
+    let scale = 1.0 / sqrt(row_sum(here, sum) / f32(p.n) + p.eps);
     for (var i = local * Y_LANES; i < p.n; i += 256u * Y_LANES) {
         let n = min(Y_LANES, p.n - i);
         var v: array<f32, Y_LANES>;

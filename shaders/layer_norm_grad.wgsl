@@ -16,8 +16,9 @@ struct Params { x: View, w: View, g: View, rows: u32, n: u32, eps: f32 }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -28,13 +29,13 @@ fn main(
     for (var i = local; i < p.n; i += 256u) {
         sum += load_x(at_x(at + i));
     }
-    let mean = row_sum(local, sum) / n;
+    let mean = row_sum(here, sum) / n;
     sum = 0.0;
     for (var i = local; i < p.n; i += 256u) {
         let d = load_x(at_x(at + i)) - mean;
         sum += d * d;
     }
-    let scale = 1.0 / sqrt(row_sum(local, sum) / n + p.eps);
+    let scale = 1.0 / sqrt(row_sum(here, sum) / n + p.eps);
     sum = 0.0;
     var products = 0.0;
     for (var i = local; i < p.n; i += 256u) {
@@ -42,8 +43,8 @@ fn main(
         sum += h;
         products += h * ((load_x(at_x(at + i)) - mean) * scale);
     }
-    let mean_h = row_sum(local, sum) / n;
-    let mean_hx = row_sum(local, products) / n;
+    let mean_h = row_sum(here, sum) / n;
+    let mean_hx = row_sum(here, products) / n;
     for (var i = local * DX_LANES; i < p.n; i += 256u * DX_LANES) {
         let count = min(DX_LANES, p.n - i);
         var v: array<f32, DX_LANES>;

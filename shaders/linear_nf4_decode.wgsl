@@ -1,20 +1,16 @@
 // As linear_nf4_thin.wgsl where rows of the weight divide by 32, and blocks too: an invocation takes 32 codes of EACH
-// columns at a time, sixteen bytes under one scale. LANES invocations share the columns.
+// columns at a time, sixteen bytes under one scale.
 #include "common/linear_nf4.wgsl"
-#const ROWS = 1u
-#const LANES = 8u
-#const EACH = 1u
-const GROUPS = 256u / LANES;
-const COLS = EACH * GROUPS;
-
-var<workgroup> partial: array<f32, ROWS * EACH * 256u>;
+#include "common/columns.wgsl"
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
     take_values();
-    let lane = local % LANES;
-    let c = local / LANES;
+    let lane = lane_of(here);
+    let c = column_of(here);
     let col0 = group.x * COLS;
+    let part = part_of(group.z);
+    let end = part_begin(part + 1u, p.inner);
     // The last columns' invocations take one twice rather than none.
     #repeat e EACH
     let col_$e = min(col0 + $eu * GROUPS + c, p.n - 1u);
@@ -22,7 +18,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum_$r_$e = 0.0;
     #end
     #end
-    for (var k = lane * 32u; k < p.inner; k += LANES * 32u) {
+    for (var k = part_begin(part, p.inner) + lane * 32u; k < end; k += LANES * 32u) {
         #repeat e EACH
         let scale_$e = scale_of((col_$e * p.inner + k) / BLOCK);
         let codes_$e = hex_codes(p.q.codes_at + (col_$e * p.inner + k) / 2u);
@@ -40,8 +36,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         #end
         #end
     }
-    // The adapter's term.
-    for (var k = lane; k < p.rank; k += LANES) {
+    // The adapter's term, whole in the first part.
+    for (var k = lane; part == 0u && k < p.rank; k += LANES) {
         #repeat e EACH
         let b_$e = b_at(p.inner + k, col_$e);
         #repeat r ROWS
@@ -51,28 +47,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     #repeat e EACH
     #repeat r ROWS
-    partial[($ru * LANES + lane) * COLS + $eu * GROUPS + c] = sum_$r_$e;
+    keep_sum(here, $ru, $eu, sum_$r_$e);
     #end
     #end
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        for (var t = local; t < ROWS * half * COLS; t += 256u) {
-            let r = t / (half * COLS);
-            let at = r * LANES * COLS + t % (half * COLS);
-            partial[at] += partial[at + half * COLS];
-        }
-    }
-    workgroupBarrier();
-    for (var t = local * Y_LANES; t < ROWS * COLS; t += 256u * Y_LANES) {
-        let r = t / COLS;
-        let col = col0 + t % COLS;
-        if (col < p.n) {
-            let n = min(Y_LANES, p.n - col);
-            var v: array<f32, Y_LANES>;
-            for (var l = 0u; l < n; l++) {
-                v[l] = finish(r, col + l, partial[r * LANES * COLS + (t + l) % COLS]);
-            }
-            put_lanes_y(r * p.ldc + p.first + col, v, n);
-        }
-    }
+    put_columns(here, group.z, col0);
 }

@@ -2,20 +2,19 @@
 // is reduced again.
 #include "common/fold.wgsl"
 #include "common/view.wgsl"
-#include "common/grid.wgsl"
+#include "common/rows.wgsl"
 struct Params { kept: View, reduced: View, count: u32, terms: u32, mean: u32, parts: u32, part_terms: u32 }
 #params
 #bind read x
 #bind write y
 
-var<workgroup> scratch: array<f32, 256>;
-
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let at = group_index(group, groups);
     if (at >= p.count * p.parts) {
         return;
@@ -31,16 +30,17 @@ fn main(
         }
         total = fold_join(total, part);
     }
-    scratch[local] = total;
-    for (var half = 128u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if (local < half) {
-            scratch[local] = fold_join(scratch[local], scratch[local + half]);
-        }
+    var whole = 0.0;
+    if (KIND == 2u) {
+        // A NaN anywhere is the maximum.
+        let bad = row_sum(here, select(0.0, 1.0, is_nan(total)));
+        whole = select(row_max(here, total), nan(), bad > 0.0);
+    } else {
+        whole = row_sum(here, total);
     }
     if (local == 0u) {
         var v: array<f32, Y_LANES>;
-        v[0] = scratch[0];
+        v[0] = whole;
         if (p.mean != 0u) {
             v[0] /= f32(p.terms);
         }

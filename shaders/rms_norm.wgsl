@@ -12,8 +12,9 @@ struct Params { x: View, w: View, rows: u32, n: u32, eps: f32 }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -24,7 +25,7 @@ fn main(
         let x = load_x(at_x(at + i));
         sum += x * x;
     }
-    let scale = 1.0 / sqrt(row_sum(local, sum) / f32(p.n) + p.eps);
+    let scale = 1.0 / sqrt(row_sum(here, sum) / f32(p.n) + p.eps);
     for (var i = local * Y_LANES; i < p.n; i += 256u * Y_LANES) {
         let n = min(Y_LANES, p.n - i);
         var v: array<f32, Y_LANES>;

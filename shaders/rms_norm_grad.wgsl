@@ -16,8 +16,9 @@ struct Params { x: View, w: View, g: View, rows: u32, n: u32, eps: f32 }
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -31,8 +32,8 @@ fn main(
         products += load_g(at_g(at + i)) * load_w(at_w(i)) * x;
     }
     let n = f32(p.n);
-    let scale = 1.0 / sqrt(row_sum(local, squares) / n + p.eps);
-    let pull = row_sum(local, products) / n * scale * scale * scale;
+    let scale = 1.0 / sqrt(row_sum(here, squares) / n + p.eps);
+    let pull = row_sum(here, products) / n * scale * scale * scale;
     for (var i = local * DX_LANES; i < p.n; i += 256u * DX_LANES) {
         let count = min(DX_LANES, p.n - i);
         var v: array<f32, DX_LANES>;

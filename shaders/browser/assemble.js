@@ -109,18 +109,22 @@ function linesOf(text) {
   return lines;
 }
 
-/** Index of the `#end` that closes a `#repeat` before these lines, or -1. */
+/** Index of the `#end` that closes a `#repeat` or `#if` before these lines, or -1, and of the `#else` between. */
 function matchingEnd(lines) {
   let open = 1;
-  return lines.findIndex((line) => {
+  let otherwise = -1;
+  const end = lines.findIndex((line, i) => {
     const start = line.trimStart();
-    if (start.startsWith("#repeat ")) {
+    if (start.startsWith("#repeat ") || start.startsWith("#if ")) {
       open += 1;
+    } else if (start.startsWith("#else") && open === 1) {
+      otherwise = i;
     } else if (start.startsWith("#end")) {
       open -= 1;
     }
     return open === 0;
   });
+  return { end, otherwise };
 }
 
 class Assembly {
@@ -129,6 +133,8 @@ class Assembly {
   included = new Set();
   /** Constants that are numbers. */
   numbers = new Map();
+  /** Constants that are true or false. */
+  flags = new Map();
 
   constructor(files, variant) {
     this.files = files;
@@ -148,6 +154,21 @@ class Assembly {
     for (let i = 0; i < lines.length; i += 1) {
       const fail = (reason) => new Error(`${name}.wgsl:${first + i}: ${reason}`);
       const repeat = lines[i].trimStart();
+      if (repeat.startsWith("#if ")) {
+        const flag = this.flags.get(repeat.slice("#if ".length).trim());
+        if (flag === undefined) {
+          throw fail(`${repeat}: no such flag`);
+        }
+        const { end, otherwise } = matchingEnd(lines.slice(i + 1));
+        if (end < 0) {
+          throw fail("#if without #end");
+        }
+        const split = otherwise < 0 ? end : otherwise;
+        const [from, to] = flag ? [0, split] : [Math.min(split + 1, end), end];
+        this.lines(lines.slice(i + 1 + from, i + 1 + to), name, first + i + 1 + from);
+        i += end + 1;
+        continue;
+      }
       if (!repeat.startsWith("#repeat ")) {
         this.line(lines[i], fail);
         continue;
@@ -157,7 +178,7 @@ class Assembly {
       if (count === undefined) {
         throw fail(`${counted}: no such number`);
       }
-      const end = matchingEnd(lines.slice(i + 1));
+      const { end } = matchingEnd(lines.slice(i + 1));
       if (end < 0) {
         throw fail("#repeat without #end");
       }
@@ -225,6 +246,9 @@ class Assembly {
     }
     if (/^\d+u*$/.test(value)) {
       this.numbers.set(name, Number.parseInt(value, 10));
+    }
+    if (value === "true" || value === "false") {
+      this.flags.set(name, value === "true");
     }
     this.push(`const ${name} = ${value};`);
   }

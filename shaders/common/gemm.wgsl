@@ -9,7 +9,8 @@
 // and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's.
 // Where A_OCT or B_OCT is set, eight neighbours along k are loaded together, and p.k divides by eight:
 //   fn a_oct(row: u32, k: u32) -> Oct, fn b_oct(k: u32, col: u32) -> Oct
-// Parameters: p.m, p.n, p.k, p.ldc, p.first.
+// Parameters: p.m, p.n, p.k, p.ldc, p.first. Where there are PARTS, y is f32 [PARTS, m, n].
+#include "common/parts.wgsl"
 
 // Whether neighbours along k lie side by side in memory: which way invocations walk while they load.
 #const A_BY_K = true
@@ -55,7 +56,8 @@ fn b_quad(k: u32, col: u32) -> vec4<f32> {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    begin(group.z);
+    begin(batch_of(group.z));
+    let end = part_begin(part_of(group.z) + 1u, p.k);
     let row0 = group.y * 4u * ROWS16;
     let col0 = group.x * 4u * COLS16;
     let tx = local % 16u;
@@ -68,19 +70,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     #end
     #end
     #end
-    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
+    for (var k0 = part_begin(part_of(group.z), p.k); k0 < end; k0 += DEPTH) {
         if (A_OCT) {
-            for (var t = local; t < ROWS16 * DEPTH / 2u; t += 256u) {
-                let row = t / (DEPTH / 8u);
+            // Four rows at a time: an invocation writes whole quads.
+            for (var t = local; t < ROWS16 * DEPTH / 8u; t += 256u) {
                 let kk = t % (DEPTH / 8u) * 8u;
-                var v = Oct();
-                if (row0 + row < p.m && k0 + kk < p.k) {
-                    v = a_oct(row0 + row, k0 + kk);
-                }
-                let at = kk * ROWS16 + row / 4u;
+                let q = t / (DEPTH / 8u);
                 #repeat i 4
-                a_tile[at + $iu * ROWS16][row % 4u] = v.lo[$i];
-                a_tile[at + ($iu + 4u) * ROWS16][row % 4u] = v.hi[$i];
+                var v$i = Oct();
+                if (row0 + 4u * q + $iu < p.m && k0 + kk < p.k) {
+                    v$i = a_oct(row0 + 4u * q + $iu, k0 + kk);
+                }
+                #end
+                let at = kk * ROWS16 + q;
+                #repeat i 4
+                a_tile[at + $iu * ROWS16] = vec4<f32>(v0.lo[$i], v1.lo[$i], v2.lo[$i], v3.lo[$i]);
+                a_tile[at + ($iu + 4u) * ROWS16] = vec4<f32>(v0.hi[$i], v1.hi[$i], v2.hi[$i], v3.hi[$i]);
                 #end
             }
         } else {
@@ -91,17 +96,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         if (B_OCT) {
-            for (var t = local; t < COLS16 * DEPTH / 2u; t += 256u) {
-                let col = t / (DEPTH / 8u);
+            // By the invocations that had no part of A.
+            for (var t = 255u - local; t < COLS16 * DEPTH / 8u; t += 256u) {
                 let kk = t % (DEPTH / 8u) * 8u;
-                var v = Oct();
-                if (col0 + col < p.n && k0 + kk < p.k) {
-                    v = b_oct(k0 + kk, col0 + col);
-                }
-                let at = kk * COLS16 + col / 4u;
+                let q = t / (DEPTH / 8u);
                 #repeat i 4
-                b_tile[at + $iu * COLS16][col % 4u] = v.lo[$i];
-                b_tile[at + ($iu + 4u) * COLS16][col % 4u] = v.hi[$i];
+                var v$i = Oct();
+                if (col0 + 4u * q + $iu < p.n && k0 + kk < p.k) {
+                    v$i = b_oct(k0 + kk, col0 + 4u * q + $iu);
+                }
+                #end
+                let at = kk * COLS16 + q;
+                #repeat i 4
+                b_tile[at + $iu * COLS16] = vec4<f32>(v0.lo[$i], v1.lo[$i], v2.lo[$i], v3.lo[$i]);
+                b_tile[at + ($iu + 4u) * COLS16] = vec4<f32>(v0.hi[$i], v1.hi[$i], v2.hi[$i], v3.hi[$i]);
                 #end
             }
         } else {

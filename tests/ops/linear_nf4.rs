@@ -51,7 +51,7 @@ proptest! {
     #[test]
     fn matches_the_oracle(
         rows in prop_oneof![0usize..4, 1usize..40],
-        inner in prop_oneof![1usize..140, (1usize..5).prop_map(|n| 64 * n)],
+        inner in prop_oneof![1usize..140, (1usize..5).prop_map(|n| 64 * n), (8usize..40).prop_map(|n| 64 * n)],
         out in 1usize..70, r in 1usize..10, power in 5usize..8, fp4 in any::<bool>(), double in any::<bool>(),
         bf16 in any::<bool>(), with_bias in any::<bool>(), with_lora in any::<bool>(), p in 0.0f32..0.6,
         seed in seed(),

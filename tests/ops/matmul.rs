@@ -49,6 +49,32 @@ proptest! {
         check(&[&a, &b], |t| t[0].t()?.matmul(&t[1].t()?), &want)?;
     }
 
+    /// Few rows and columns and a long inner dimension: a GPU cuts it in parts.
+    #[test]
+    fn long_inner_dimensions_match(
+        m in 1usize..20, k in 1usize..2500, n in 1usize..70, by_k in any::<[bool; 2]>(), dtype in f32_or_bf16(),
+        out in f32_or_bf16(), with_bias in any::<bool>(), seed in seed(),
+    ) {
+        let mut source = Source::new(seed);
+        // Sums of a thousand terms: each within the tolerance of sums, which grows with k.
+        let mut stored = |rows: usize, columns: usize, turned: bool| {
+            let dims = if turned { [columns, rows] } else { [rows, columns] };
+            source.normal(&dims, dtype)
+        };
+        let (a, b) = (stored(m, k, !by_k[0]), stored(k, n, by_k[1]));
+        let bias = source.normal(&[n], dtype);
+        let turn = |x: &Array, turned: bool| if turned { x.permute(&[1, 0]) } else { x.clone() };
+        let bias = with_bias.then_some(&bias);
+        let want = expect(&turn(&a.values, !by_k[0]), &turn(&b.values, by_k[1]), bias.map(|b| &b.values), out);
+        let operands: Vec<_> = [&a, &b].into_iter().chain(bias).collect();
+        let op = MatMul { out };
+        check(&operands, |t| {
+            let a = if by_k[0] { t[0].clone() } else { t[0].t()? };
+            let b = if by_k[1] { t[1].t()? } else { t[1].clone() };
+            engine::apply_one(op.clone(), &[&a, &b].into_iter().chain(t.get(2)).collect::<Vec<_>>())
+        }, &want)?;
+    }
+
     #[test]
     fn leading_dimensions_broadcast(m in 0usize..5, k in 0usize..5, n in 0usize..5, dtype in f32_or_bf16(), seed in seed()) {
         let mut source = Source::new(seed);

@@ -6,9 +6,11 @@ use std::task::{Context, Poll, Waker};
 
 use ::wgpu;
 
+use super::cooperative::Matrices;
 use crate::{Error, Result};
 
-/// Overrides which limits are asked for: `default` stays within WebGPU's defaults, as a browser would.
+/// Overrides what is asked for: `default` stays within WebGPU's default limits and takes no optional features that kernels
+/// could use, as any browser has it.
 const LIMITS: &str = "ROENTGEN_WGPU_LIMITS";
 
 /// What an adapter is and offers.
@@ -28,6 +30,8 @@ pub struct AdapterFacts {
     pub subgroup: [u32; 2],
     /// f16 arithmetic.
     pub f16: bool,
+    /// Cooperative matrices for which there are kernels.
+    pub matrices: Option<Matrices>,
     /// Timestamps inside passes, for profiling.
     pub timestamps: bool,
     /// Largest binding of a storage buffer, bytes.
@@ -38,6 +42,36 @@ pub struct AdapterFacts {
     pub workgroup_memory: u32,
     /// Invocations of a workgroup.
     pub invocations: u32,
+}
+
+impl AdapterFacts {
+    /// Whether kernels use subgroups. They are written for 4 to 128 invocations, of one number in a device: where it
+    /// changes from kernel to kernel (Intel's), whole ones are not promised.
+    pub fn subgroup_variants(&self) -> bool {
+        let [least, most] = self.subgroup;
+        least == most && (4..=128).contains(&least)
+    }
+
+    /// Which variants of the kernels run on it, in words.
+    pub fn variants(&self) -> Vec<String> {
+        let rows = if self.subgroup_variants() {
+            format!("sums over rows and columns by subgroups of {}", self.subgroup[0])
+        } else {
+            "sums over rows and columns by workgroup memory".into()
+        };
+        let products = if self.software {
+            "thin products cut along k below 4 workgroups".into()
+        } else {
+            "thin products cut along k below 128 workgroups".into()
+        };
+        let matrices = self.matrices.map_or_else(
+            || "tiled products without cooperative matrices".into(),
+            |matrices| {
+                format!("tiled products by cooperative matrices, {}, once a trial was right", matrices.name())
+            },
+        );
+        vec![rows, products, matrices]
+    }
 }
 
 /// Runs a future that is ready at once, as wgpu's are outside browsers.
@@ -63,7 +97,7 @@ fn instance() -> &'static wgpu::Instance {
 
 fn facts(adapter: &wgpu::Adapter) -> AdapterFacts {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    AdapterFacts {
+    let mut facts = AdapterFacts {
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         name: info.name,
         api: match info.backend {
@@ -88,12 +122,15 @@ fn facts(adapter: &wgpu::Adapter) -> AdapterFacts {
             [0, 0]
         },
         f16: features.contains(wgpu::Features::SHADER_F16),
+        matrices: None,
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
-    }
+    };
+    facts.matrices = Matrices::of(adapter, facts.subgroup);
+    facts
 }
 
 fn all() -> Vec<(wgpu::Adapter, AdapterFacts)> {
@@ -119,17 +156,22 @@ pub(super) struct Opened {
     pub(super) limits: wgpu::Limits,
 }
 
+/// Whether only WebGPU's defaults may be asked for.
+fn only_defaults() -> Result<bool> {
+    match std::env::var(LIMITS).as_deref() {
+        Ok("default") => Ok(true),
+        Err(_) | Ok("") => Ok(false),
+        Ok(other) => Err(Error::Device(format!("wgpu: {LIMITS}={other}: unknown; use default"))),
+    }
+}
+
 /// WebGPU's default limits, raised to what the adapter has where large tensors gain from it.
 fn wanted_limits(adapter: &wgpu::Adapter) -> Result<wgpu::Limits> {
     let mut limits = wgpu::Limits::default();
-    match std::env::var(LIMITS).as_deref() {
-        Ok("default") => {}
-        Err(_) | Ok("") => {
-            let has = adapter.limits();
-            limits.max_buffer_size = has.max_buffer_size;
-            limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
-        }
-        Ok(other) => return Err(Error::Device(format!("wgpu: {LIMITS}={other}: unknown; use default"))),
+    if !only_defaults()? {
+        let has = adapter.limits();
+        limits.max_buffer_size = has.max_buffer_size;
+        limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
     }
     Ok(limits)
 }
@@ -148,18 +190,31 @@ pub(super) fn open(name: Option<&str>) -> Result<Opened> {
     };
     let (adapter, facts) = &found[at];
     let limits = wanted_limits(adapter)?;
-    let optional = wgpu::Features::SUBGROUP
-        | wgpu::Features::SHADER_F16
-        | wgpu::Features::PIPELINE_CACHE
+    let mut facts = facts.clone();
+    let mut optional = wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    if only_defaults()? {
+        (facts.subgroup, facts.f16, facts.matrices) = ([0; 2], false, None);
+    } else {
+        optional |= wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+    }
+    let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+    if facts.matrices.is_some() {
+        optional |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        // SAFETY: the one experimental feature that is asked for is cooperative matrices. Their kernels load and store
+        // whole matrices within workgroup arrays that they have written, in uniform control flow, by subgroups of the
+        // size that they were written for.
+        experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+    }
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("roentgen"),
         required_features: adapter.features() & optional,
         required_limits: limits.clone(),
+        experimental_features,
         ..Default::default()
     };
     let (device, queue) = block_on(adapter.request_device(&descriptor))
         .map_err(|e| Error::Device(format!("wgpu: {} refuses to open: {e}", facts.name)))?;
-    Ok(Opened { facts: facts.clone(), info: adapter.get_info(), device, queue, limits })
+    Ok(Opened { facts, info: adapter.get_info(), device, queue, limits })
 }

@@ -37,11 +37,13 @@ pub(super) struct Launch<'a> {
 impl Wgpu {
     /// A launch of `shaders/<kernel>.wgsl` for operation `op`.
     pub(super) fn kernel<'a>(&'a self, kernel: &'static str, op: &'static str) -> Launch<'a> {
+        let mut variant = Variant::default();
+        variant.constants.insert("SUBGROUPS", self.facts.subgroup_variants().into());
         Launch {
             gpu: self,
             kernel,
             op,
-            variant: Variant::default(),
+            variant,
             bound: Vec::new(),
             params: Vec::new(),
             faults: Vec::new(),
@@ -51,11 +53,6 @@ impl Wgpu {
 }
 
 impl<'a> Launch<'a> {
-    /// Whether the device is the processor playing a GPU.
-    pub(super) fn software(&self) -> bool {
-        self.gpu.facts.software
-    }
-
     /// Value of a `#const`.
     pub(super) fn constant(&mut self, name: &'static str, value: impl Into<Value>) -> &mut Self {
         self.variant.constants.insert(name, value.into());

@@ -1,5 +1,5 @@
 use super::launch::Launch;
-use super::matmul::{Product, THIN};
+use super::matmul::{Finish, Product, THIN};
 use super::source::Access;
 use super::{Wgpu, WgpuBuffer};
 use crate::ops::{Dropout, LinearNf4, LinearNf4Grad, LinearNf4Group};
@@ -78,18 +78,30 @@ impl Wgpu {
         launch.constant("ROUND_B", what.scale_b.is_some()).constant("ADD", what.add.is_some());
         launch.constant("DROP_A", what.drop_a.is_some()).constant("DROP_B", what.drop_b.is_some());
         let (a_at, b_at) = (a.bind(&mut launch, "a")?, b.bind(&mut launch, "b")?);
-        let aligned = n.is_multiple_of(4 / y.1.size());
-        let access = if aligned { Access::Whole } else { Access::Shared };
-        launch.bind("y", y.0, y.1, access, 0, m * n)?;
+        let by_k = [a.strides[1] == 1, b.strides[0] == 1];
+        let product = Product { sizes: [1, m, n, k], by_k, octs: [false; 2] };
+        let plan = product.plan(self.facts.software);
+        let plan = if what.add.is_some() { plan.whole() } else { plan };
+        let parts = self.parts(op, &plan, m * n)?;
+        if let Some(parts) = &parts {
+            launch.scratch("y", parts, DType::F32, Access::Whole)?;
+        } else {
+            let aligned = n.is_multiple_of(4 / y.1.size());
+            let access = if aligned { Access::Whole } else { Access::Shared };
+            launch.bind("y", y.0, y.1, access, 0, m * n)?;
+        }
         let words = [m, n, k, n, 0, a_at, a.strides[0], a.strides[1], b_at, b.strides[0], b.strides[1]];
         for word in words {
             launch.word(word)?;
         }
-        launch.float(what.scale_b.unwrap_or(1.0)).float(what.factor);
+        let factor = if parts.is_some() { 1.0 } else { what.factor };
+        launch.float(what.scale_b.unwrap_or(1.0)).float(factor);
         let none = Dropout { p: 0.0, seed: 0 };
         launch.dropout(what.drop_a.or(what.drop_b).or(what.add).unwrap_or(&none))?;
-        let by_k = [a.strides[1] == 1, b.strides[0] == 1];
-        launch.run_product(&Product { sizes: [1, m, n, k], by_k, octs: [false; 2] })
+        launch.run_product(&plan)?;
+        let Some(parts) = &parts else { return Ok(()) };
+        let finish = Finish { factor: what.factor, bias: None };
+        self.sum_parts(op, (parts, plan.parts), [m, n], &finish, y)
     }
 }
 
@@ -161,10 +173,15 @@ impl Wgpu {
         let by = |n: usize| [inner, layer.format.block].iter().all(|d| d.is_multiple_of(n));
         let (codes, [row, step]) = (&weight[0].layout, [x.layout.strides[0], x.layout.strides[1]]);
         let decode = rows <= THIN && step == 1 && by(32) && codes.offset.is_multiple_of(16);
-        let kernel = match rows <= THIN {
-            true if decode => "linear_nf4_decode",
-            true => "linear_nf4_thin",
-            false => "linear_nf4",
+        let sizes = [1, rows, outer, inner + rank];
+        let mut product = Product { sizes, by_k: [step == 1, true], octs: [false; 2] };
+        // Values of the weight are rounded to the type of x.
+        let cooperative = self.cooperative(&product, [x.dtype; 2]);
+        let kernel = match cooperative {
+            Some(_) => "linear_nf4_cooperative",
+            None if decode => "linear_nf4_decode",
+            None if product.thin() => "linear_nf4_thin",
+            None => "linear_nf4",
         };
         let mut k = self.kernel(kernel, name);
         let codes_at = packed.bind(&mut k)?;
@@ -180,25 +197,37 @@ impl Wgpu {
             }
             None => [0; 3],
         };
+        let plan = if let Some(how) = cooperative {
+            product.plan_cooperative(how)
+        } else if decode {
+            k.wide("codes", codes_at, &[]);
+            k.wide("x", layout.offset, &[row]);
+            product.plan_columns(self.facts.software)
+        } else {
+            let eights = step == 1 && by(8) && rank.is_multiple_of(8);
+            let b_oct = eights && codes_at.is_multiple_of(4);
+            let a_oct =
+                eights && (rank == 0 || k.wide("h", 0, &[rank])) && k.wide("x", layout.offset, &[row]);
+            product.octs = [a_oct, b_oct];
+            product.plan(self.facts.software)
+        };
+        let parts = self.parts(name, &plan, rows * outer)?;
         let bias = match layer.bias {
-            Some(bias) => [k.read("bias", bias)?.offset, bias.layout.strides[0]],
-            None => [0; 2],
+            Some(bias) if parts.is_none() => [k.read("bias", bias)?.offset, bias.layout.strides[0]],
+            _ => [0; 2],
         };
         for word in b.into_iter().chain(bias) {
             k.word(word)?;
         }
         k.float(layer.scale);
-        k.output_by_rows("y", y, outer.is_multiple_of(y.lanes()))?;
-        let sizes = [1, rows, outer, inner + rank];
-        if decode {
-            k.wide("codes", codes_at, &[]);
-            k.wide("x", layout.offset, &[row]);
-            return k.run_columns(&sizes);
-        }
-        let eights = step == 1 && by(8) && rank.is_multiple_of(8);
-        let b_oct = eights && codes_at.is_multiple_of(4);
-        let a_oct = eights && (rank == 0 || k.wide("h", 0, &[rank])) && k.wide("x", layout.offset, &[row]);
-        k.run_product(&Product { sizes, by_k: [step == 1, true], octs: [a_oct, b_oct] })
+        match &parts {
+            Some(parts) => k.scratch("y", parts, DType::F32, Access::Whole)?,
+            None => k.output_by_rows("y", y, outer.is_multiple_of(y.lanes()))?,
+        };
+        k.run_product(&plan)?;
+        let Some(parts) = &parts else { return Ok(()) };
+        let finish = Finish { factor: 1.0, bias: layer.bias };
+        self.sum_parts(name, (parts, plan.parts), [rows, outer], &finish, (y.buffer, y.dtype))
     }
 }
 
@@ -262,11 +291,8 @@ impl Wgpu {
             && (rank == 0 || k.wide("u", 0, &[rank]))
             && k.wide("dy", layout.offset, &[layout.strides[0]]);
         let sizes = [1, rows, op.inner, outer + rank];
-        k.run_product_by_tiles(&Product {
-            sizes,
-            by_k: [layout.strides[1] == 1, false],
-            octs: [a_oct, false],
-        })
+        let product = Product { sizes, by_k: [layout.strides[1] == 1, false], octs: [a_oct, false] };
+        k.run_product(&product.plan_tiles(self.facts.software).whole())
     }
 }
 

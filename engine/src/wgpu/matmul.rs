@@ -1,8 +1,10 @@
-use super::Wgpu;
+use super::cooperative::Matrices;
 use super::launch::Launch;
+use super::source::{Access, Value};
 use super::view::View;
+use super::{Wgpu, WgpuBuffer};
 use crate::ops::MatMul;
-use crate::{Input, Kernel, Op, Output, Result};
+use crate::{DType, Input, Kernel, Op, Output, Result};
 
 /// Rows and columns of a workgroup's small tile in `shaders/common/gemm.wgsl`.
 const TILE: usize = 64;
@@ -15,6 +17,14 @@ const THIN_LANES: [u32; 2] = [8, 32];
 /// Invocations that a large GPU needs to be busy.
 const ENOUGH: usize = 1 << 15;
 
+/// Invocations of a workgroup.
+const GROUP: usize = 256;
+/// Workgroups below which a long product is cut along k: on a GPU and on a processor that plays one.
+const FEW_GROUPS: [usize; 2] = [ENOUGH / GROUP, 4];
+/// Least terms of a part, and most parts.
+const PART_TERMS: usize = 256;
+const PARTS: usize = 32;
+
 /// A product of `batch` matrices `[m, n]` of inner size `k`, and how its operands lie.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
@@ -25,55 +35,154 @@ pub(super) struct Product {
     pub(super) octs: [bool; 2],
 }
 
+/// How a product is cut into workgroups.
+#[derive(Debug)]
+pub(super) struct Plan {
+    constants: Vec<(&'static str, Value)>,
+    grid: [u32; 3],
+    work: usize,
+    /// Parts along k: with several the kernel's output is f32 `[parts, m, n]`, for [`Wgpu::sum_parts`].
+    pub(super) parts: usize,
+}
+
 impl Product {
     /// Whether the kernel for few rows is the right one.
     pub(super) fn thin(&self) -> bool {
         self.sizes[1] <= THIN
     }
+
+    /// As tiles of `shaders/common/gemm.wgsl`, or if it is thin the columns of `gemv.wgsl`. `software`: the device is
+    /// the processor playing a GPU.
+    pub(super) fn plan(&self, software: bool) -> Plan {
+        let ([batch, m, n, _], b_by_k) = (self.sizes, self.by_k[1]);
+        if !self.thin() {
+            return self.plan_tiles(software);
+        }
+        let octs = self.octs[0] && self.octs[1];
+        if octs {
+            let mut plan = self.plan_columns(software);
+            plan.constants.extend([("OCT", true.into()), ("B_BY_K", b_by_k.into())]);
+            return plan;
+        }
+        let lanes = THIN_LANES[usize::from(b_by_k)];
+        let constants = vec![
+            ("B_BY_K", b_by_k.into()),
+            ("OCT", false.into()),
+            ("ROWS", (m as u32).into()),
+            ("LANES", lanes.into()),
+        ];
+        self.cut(constants, [n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32], software)
+    }
+
+    /// As columns, for a kernel of few rows whose invocations take several elements at a time.
+    pub(super) fn plan_columns(&self, software: bool) -> Plan {
+        let [batch, m, n, _] = self.sizes;
+        // A GPU wants many invocations; a processor that plays one, few that do much.
+        let enough = |lanes: &u32| software || n * *lanes as usize >= ENOUGH;
+        let lanes = [8, 16].into_iter().find(enough).unwrap_or(32);
+        let each = if m <= 4 && n * lanes as usize >= ENOUGH { 2 } else { 1 };
+        let constants =
+            vec![("ROWS", (m as u32).into()), ("LANES", lanes.into()), ("EACH", Value::Number(each))];
+        self.cut(constants, [n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32], software)
+    }
+
+    /// As tiles, however few rows there are.
+    pub(super) fn plan_tiles(&self, software: bool) -> Plan {
+        let ([batch, m, n, _], [a_by_k, b_by_k], [a_oct, b_oct]) = (self.sizes, self.by_k, self.octs);
+        // Larger tiles read less, where there is enough to do for all of the device.
+        let tiles = if software { 2 } else { LARGE_TILES };
+        let large = m > TILE && n > TILE && batch * m.div_ceil(2 * TILE) * n.div_ceil(2 * TILE) >= tiles;
+        let quads: u32 = if large { 2 } else { 1 };
+        let constants = vec![
+            ("A_BY_K", a_by_k.into()),
+            ("B_BY_K", b_by_k.into()),
+            ("ROW_QUADS", quads.into()),
+            ("COL_QUADS", quads.into()),
+            ("A_OCT", a_oct.into()),
+            ("B_OCT", b_oct.into()),
+        ];
+        let tile = TILE * quads as usize;
+        self.cut(constants, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, batch as u32], software)
+    }
+
+    /// As tiles by cooperative matrices, read as [`Wgpu::cooperative`] says.
+    pub(super) fn plan_cooperative(&self, (matrices, turned): (Matrices, bool)) -> Plan {
+        let ([batch, m, n, k], [a_by_k, b_by_k]) = (self.sizes, self.by_k);
+        let constants = vec![
+            ("A_BY_K", a_by_k.into()),
+            ("B_BY_K", b_by_k.into()),
+            ("EIGHT", (matrices == Matrices::F32x8).into()),
+            ("TURNED", turned.into()),
+        ];
+        let grid = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, batch as u32];
+        Plan { constants, grid, work: batch * m * n * k.max(1), parts: 1 }
+    }
+
+    /// Cuts along k where one matrix alone leaves the device idle.
+    fn cut(&self, constants: Vec<(&'static str, Value)>, grid: [u32; 3], software: bool) -> Plan {
+        let [batch, m, n, k] = self.sizes;
+        let groups = grid.iter().map(|&g| g as usize).product::<usize>();
+        let wanted = FEW_GROUPS[usize::from(software)] / groups.max(1);
+        let parts = if batch == 1 { wanted.min(k / PART_TERMS).min(PARTS) } else { 1 };
+        Plan { constants, grid, work: batch * m * n * k.max(1), parts: parts.max(1) }
+    }
+}
+
+impl Plan {
+    /// The same, whole: for a product whose result does not go through [`Wgpu::sum_parts`].
+    pub(super) fn whole(self) -> Self {
+        Self { parts: 1, ..self }
+    }
 }
 
 impl Launch<'_> {
-    /// Launches a product: tiles of `shaders/common/gemm.wgsl`, or if it is thin the columns of `gemv.wgsl`.
-    pub(super) fn run_product(&mut self, product: &Product) -> Result<()> {
-        let ([batch, m, n, k], [_, b_by_k], [a_oct, b_oct]) = (product.sizes, product.by_k, product.octs);
-        self.constant("B_BY_K", b_by_k).work(batch * m * n * k.max(1));
-        if product.thin() {
-            let octs = a_oct && b_oct;
-            self.constant("OCT", octs);
-            if octs {
-                return self.run_columns(&product.sizes);
-            }
-            let lanes = THIN_LANES[usize::from(b_by_k)];
-            self.constant("ROWS", m as u32).constant("LANES", lanes);
-            return self.run([n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32]);
+    /// Launches a product as planned.
+    pub(super) fn run_product(&mut self, plan: &Plan) -> Result<()> {
+        for &(name, value) in &plan.constants {
+            self.constant(name, value);
         }
-        self.run_product_by_tiles(product)
+        let mut grid = plan.grid;
+        if plan.parts > 1 {
+            self.constant("PARTS", plan.parts as u32);
+            grid[2] = plan.parts as u32;
+        }
+        self.work(plan.work).run(grid)
+    }
+}
+
+/// What is done to the sum of a product's parts.
+pub(super) struct Finish<'f, 'a> {
+    pub(super) factor: f32,
+    pub(super) bias: Option<&'f Input<'a, Wgpu>>,
+}
+
+impl Wgpu {
+    /// Room for a product's parts, `[parts, count]` f32; `None` if there is one.
+    pub(super) fn parts(&self, op: &'static str, plan: &Plan, count: usize) -> Result<Option<WgpuBuffer>> {
+        (plan.parts > 1).then(|| self.temporary(op, plan.parts * count * 4)).transpose()
     }
 
-    /// Launches a kernel of few rows whose invocations take several elements at a time.
-    pub(super) fn run_columns(&mut self, &[batch, m, n, k]: &[usize; 4]) -> Result<()> {
-        // A GPU wants many invocations; a processor that plays one, few that do much.
-        let enough = |lanes: &u32| self.software() || n * *lanes as usize >= ENOUGH;
-        let lanes = [8, 16].into_iter().find(enough).unwrap_or(32);
-        let each = if m <= 4 && n * lanes as usize >= ENOUGH { 2 } else { 1 };
-        self.work(batch * m * n * k.max(1));
-        self.constant("ROWS", m as u32).constant("LANES", lanes).constant("EACH", each);
-        self.run([n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32])
-    }
-
-    /// As [`Self::run_product`] by tiles, however few rows there are.
-    pub(super) fn run_product_by_tiles(&mut self, product: &Product) -> Result<()> {
-        let ([batch, m, n, k], [a_by_k, b_by_k], [a_oct, b_oct]) =
-            (product.sizes, product.by_k, product.octs);
-        self.constant("B_BY_K", b_by_k).work(batch * m * n * k.max(1));
-        // Larger tiles read less, where there is enough to do for all of the device.
-        let tiles = if self.software() { 2 } else { LARGE_TILES };
-        let large = m > TILE && n > TILE && batch * m.div_ceil(2 * TILE) * n.div_ceil(2 * TILE) >= tiles;
-        let quads = if large { 2 } else { 1 };
-        self.constant("A_BY_K", a_by_k).constant("ROW_QUADS", quads).constant("COL_QUADS", quads);
-        self.constant("A_OCT", a_oct).constant("B_OCT", b_oct);
-        let tile = TILE * quads as usize;
-        self.run([n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, batch as u32])
+    /// `y [rows, n] = factor · Σ parts (+ bias)`, in the order of the parts.
+    pub(super) fn sum_parts<'a>(
+        &'a self,
+        op: &'static str,
+        (parts, number): (&'a WgpuBuffer, usize),
+        [rows, n]: [usize; 2],
+        finish: &Finish<'_, 'a>,
+        y: (&'a WgpuBuffer, DType),
+    ) -> Result<()> {
+        let mut k = self.kernel("split_sum", op);
+        k.scratch("partial", parts, DType::F32, Access::Read)?;
+        let bias = match finish.bias {
+            Some(bias) => [k.read("bias", bias)?.offset, bias.layout.strides[0]],
+            None => [0; 2],
+        };
+        k.bind("y", y.0, y.1, Access::Whole, 0, rows * n)?;
+        for word in [rows * n, n, number, bias[0], bias[1]] {
+            k.word(word)?;
+        }
+        k.float(finish.factor).work(rows * n * number);
+        k.run_elements(rows * n, 4 / y.1.size())
     }
 }
 
@@ -119,7 +228,13 @@ impl Kernel<MatMul> for Wgpu {
                 by_k: [a_col == 1, b_row == 1],
                 octs: [a_col == 1 && k.is_multiple_of(8), b_row == 1 && k.is_multiple_of(8)],
             };
-            let mut launch = self.kernel(if product.thin() { "matmul_thin" } else { "matmul" }, MatMul::NAME);
+            let cooperative = self.cooperative(&product, [a.dtype, b.dtype]);
+            let kernel = match cooperative {
+                Some(_) => "matmul_cooperative",
+                None if product.thin() => "matmul_thin",
+                None => "matmul",
+            };
+            let mut launch = self.kernel(kernel, MatMul::NAME);
             let (a_view, b_view) = (launch.read("a", a)?, launch.read("b", &b)?);
             let steps = |row: usize, stack: &[(usize, usize)]| -> Vec<usize> {
                 stack.iter().map(|d| d.1).chain([row]).collect()
@@ -129,19 +244,31 @@ impl Kernel<MatMul> for Wgpu {
             launch.constant("STACKED", batch > 1);
             launch.view(&View::of(a_stack.iter().copied(), a_view.offset));
             launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
+            let plan = match cooperative {
+                Some(how) => product.plan_cooperative(how),
+                None if whole => product.plan(self.facts.software),
+                None => product.plan(self.facts.software).whole(),
+            };
+            let parts = self.parts(MatMul::NAME, &plan, m * n)?;
             let bias = match inputs.get(2) {
-                None => [0, 0],
-                Some(bias) => {
+                Some(bias) if parts.is_none() => {
                     let step = bias.layout.strides[0];
                     [launch.read("bias", bias)?.offset + first * step, step]
                 }
+                _ => [0, 0],
             };
-            let lanes = y.lanes();
-            launch.output_by_rows("y", y, n.is_multiple_of(lanes))?;
+            match &parts {
+                Some(parts) => launch.scratch("y", parts, DType::F32, Access::Whole)?,
+                None => launch.output_by_rows("y", y, n.is_multiple_of(y.lanes()))?,
+            };
             for word in [m, columns, k, n, first, a_row, a_col, b_row, b_col, bias[0], bias[1]] {
                 launch.word(word)?;
             }
-            launch.run_product(&product)?;
+            launch.run_product(&plan)?;
+            if let Some(parts) = &parts {
+                let finish = Finish { factor: 1.0, bias: inputs.get(2) };
+                self.sum_parts(MatMul::NAME, (parts, plan.parts), [m, n], &finish, (y.buffer, y.dtype))?;
+            }
         }
         Ok(())
     }

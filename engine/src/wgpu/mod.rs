@@ -7,6 +7,7 @@
 mod accessors;
 mod adapter;
 mod buffer;
+mod cooperative;
 mod launch;
 mod pipelines;
 mod source;
@@ -43,6 +44,7 @@ use std::sync::{Arc, Mutex};
 pub use adapter::{AdapterFacts, adapters};
 use buffer::Pool;
 pub use buffer::WgpuBuffer;
+pub use cooperative::Matrices;
 use pipelines::Pipelines;
 use stream::{Problems, Stream};
 
@@ -69,6 +71,7 @@ pub struct Wgpu {
     stream: Mutex<Stream>,
     /// Tables that kernels read, by what they are.
     constants: Mutex<HashMap<(&'static str, u64), Arc<WgpuBuffer>>>,
+    reading: cooperative::Reading,
     sync: bool,
 }
 
@@ -97,6 +100,7 @@ impl Wgpu {
             limits,
             pool,
             constants: Mutex::default(),
+            reading: cooperative::Reading::default(),
             sync: std::env::var_os(SYNC).is_some_and(|v| v == "1"),
         })
     }
@@ -156,7 +160,9 @@ impl Device {
     /// # Errors
     /// If there is none, or it refuses.
     pub fn wgpu(name: Option<&str>) -> Result<Self> {
-        Ok(Self::new(Wgpu::open(name)?))
+        let device = Self::new(Wgpu::open(name)?);
+        cooperative::settle(&device);
+        Ok(device)
     }
 }
 

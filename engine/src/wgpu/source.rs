@@ -4,6 +4,8 @@
 //! #include "common/x.wgsl"      the file's text, once
 //! #const NAME = DEFAULT         a constant; the launch may give another value
 //! #repeat i N … #end            the lines N times, `$i` replaced by 0, 1, …; N is a number or a constant
+//! #if NAME … #else … #end       the lines before `#else` where the constant is true, else those after it
+//! #enable NAME                  the module enables an extension, which browsers do not have
 //! #params                       binds `struct Params` as the uniform `p`
 //! #bind read x                  a storage buffer, its element type chosen by the launch: `load_x(i)`, …
 //! #bind write y: u32            … or fixed; `write` is a fresh output, `update` holds old values
@@ -37,6 +39,7 @@ macro_rules! shaders {
 shaders![
     "common/adamw",
     "common/attention",
+    "common/columns",
     "common/convert",
     "common/dropout",
     "common/elementwise",
@@ -44,14 +47,17 @@ shaders![
     "common/fold",
     "common/gelu",
     "common/gemm",
+    "common/gemm_cooperative",
     "common/gemv",
     "common/grid",
+    "common/invocation",
     "common/linear_nf4",
     "common/lora",
     "common/math",
     "common/matmul",
     "common/order",
     "common/packed",
+    "common/parts",
     "common/rows",
     "common/sort",
     "common/trig",
@@ -82,12 +88,14 @@ shaders![
     "layer_norm",
     "layer_norm_grad",
     "linear_nf4",
+    "linear_nf4_cooperative",
     "linear_nf4_decode",
     "linear_nf4_grad",
     "linear_nf4_thin",
     "lora",
     "lora_thin",
     "matmul",
+    "matmul_cooperative",
     "matmul_thin",
     "norm_grad_weight",
     "quantize_absmax",
@@ -101,7 +109,9 @@ shaders![
     "scatter_rows",
     "scatter_rows_index",
     "sgd",
+    "split_sum",
     "top_k",
+    "top_k_chunks",
     "top_k_merge",
     "top_k_sort",
     "top_k_take",
@@ -218,6 +228,8 @@ pub fn assemble(name: &str, variant: &Variant) -> Result<Source, String> {
         bindings: Vec::new(),
         included: Vec::new(),
         numbers: BTreeMap::new(),
+        flags: BTreeMap::new(),
+        enables: String::new(),
     };
     assembly.file("common/float")?;
     assembly.file(name)?;
@@ -227,21 +239,26 @@ pub fn assemble(name: &str, variant: &Variant) -> Result<Source, String> {
             return Err(format!("{name} does not bind {bound}"));
         }
     }
-    Ok(Source { text: assembly.text, bindings: assembly.bindings })
+    Ok(Source { text: assembly.enables + &assembly.text, bindings: assembly.bindings })
 }
 
-/// Index of the `#end` that closes a `#repeat` before these lines.
-fn matching_end(lines: &[String]) -> Option<usize> {
-    let mut open = 1;
-    lines.iter().position(|line| {
+/// Index of the `#end` that closes a `#repeat` or `#if` before these lines, and of the `#else` between.
+fn matching_end(lines: &[String]) -> Option<(usize, Option<usize>)> {
+    let (mut open, mut otherwise) = (1, None);
+    for (i, line) in lines.iter().enumerate() {
         let line = line.trim_start();
-        if line.starts_with("#repeat ") {
+        if line.starts_with("#repeat ") || line.starts_with("#if ") {
             open += 1;
+        } else if line.starts_with("#else") && open == 1 {
+            otherwise = Some(i);
         } else if line.starts_with("#end") {
             open -= 1;
+            if open == 0 {
+                return Some((i, otherwise));
+            }
         }
-        open == 0
-    })
+    }
+    None
 }
 
 struct Assembly<'a> {
@@ -251,6 +268,10 @@ struct Assembly<'a> {
     included: Vec<String>,
     /// Constants that are numbers.
     numbers: BTreeMap<String, u32>,
+    /// Constants that are true or false.
+    flags: BTreeMap<String, bool>,
+    /// What a module begins with.
+    enables: String,
 }
 
 impl Assembly<'_> {
@@ -276,13 +297,26 @@ impl Assembly<'_> {
                     .map_err(|e| at(e.into()))?;
                 let count = count.parse().ok().or_else(|| self.numbers.get(count).copied());
                 let count = count.ok_or_else(|| at(format!("{rest}: no such number")))?;
-                let end = matching_end(&lines[i + 1..]).ok_or_else(|| at("#repeat without #end".into()))?;
+                let (end, _) =
+                    matching_end(&lines[i + 1..]).ok_or_else(|| at("#repeat without #end".into()))?;
                 let body = &lines[i + 1..i + 1 + end];
                 for n in 0..count {
                     let body: Vec<String> =
                         body.iter().map(|l| l.replace(&format!("${name}"), &n.to_string())).collect();
                     self.lines(&body, first + i + 1)?;
                 }
+                i += end + 2;
+            } else if let Some(name) = lines[i].trim_start().strip_prefix("#if ") {
+                let flag = self.flags.get(name.trim()).copied();
+                let flag = flag.ok_or_else(|| at(format!("{name}: no such flag")))?;
+                let rest = &lines[i + 1..];
+                let (end, otherwise) = matching_end(rest).ok_or_else(|| at("#if without #end".into()))?;
+                let body = match (flag, otherwise) {
+                    (true, _) => 0..otherwise.unwrap_or(end),
+                    (false, Some(otherwise)) => otherwise + 1..end,
+                    (false, None) => end..end,
+                };
+                self.lines(&rest[body.clone()], first + i + 1 + body.start)?;
                 i += end + 2;
             } else {
                 self.line(&lines[i]).map_err(at)?;
@@ -303,6 +337,10 @@ impl Assembly<'_> {
         match word {
             "include" => self.file(rest.trim_matches('"').trim_end_matches(".wgsl")),
             "const" => self.constant(rest),
+            "enable" => {
+                self.enables.push_str(&format!("enable {rest};\n"));
+                Ok(())
+            }
             "params" => {
                 let n = self.binding(Binding::Params);
                 self.push(&format!("@group(0) @binding({n}) var<uniform> p: Params;"));
@@ -345,6 +383,9 @@ impl Assembly<'_> {
         let value = given.map_or_else(|| default.trim().to_owned(), Value::to_string);
         if let Ok(number) = value.trim_end_matches('u').parse() {
             self.numbers.insert(name.trim().to_owned(), number);
+        }
+        if let Ok(flag) = value.parse() {
+            self.flags.insert(name.trim().to_owned(), flag);
         }
         self.push(&format!("const {} = {value};", name.trim()));
         Ok(())

@@ -29,17 +29,27 @@ fn variants(kernel: &str) -> Vec<Choice> {
         "lora" | "lora_thin" => vec!["ROUND_B", "DROP_A", "DROP_B", "ADD"].into_iter().map(flag).collect(),
         "matmul" => vec![
             (vec![("A_BY_K", false.into())], vec!["bias"]),
-            (vec![("ROW_QUADS", 2.into()), ("COL_QUADS", 2.into())], vec![]),
+            (vec![("ROW_QUADS", 2.into()), ("COL_QUADS", 2.into()), ("PARTS", 2.into())], vec![]),
             (vec![("A_OCT", true.into()), ("B_OCT", true.into())], vec![]),
         ],
         "matmul_thin" => vec![
             (vec![("ROWS", 8.into())], vec![]),
+            (vec![("B_BY_K", false.into()), ("PARTS", 3.into())], vec!["bias"]),
             (vec![("LANES", 8.into()), ("OCT", true.into()), ("EACH", 2.into())], vec!["bias"]),
         ],
         "linear_nf4_decode" => vec![
             (vec![("NESTED", true.into()), ("ROWS", 8.into()), ("EACH", 2.into())], vec!["scales"]),
             (vec![("LANES", 32.into())], [nested, vec!["h", "b", "bias"]].concat()),
         ],
+        "matmul_cooperative" | "linear_nf4_cooperative" => {
+            let nested =
+                if kernel == "matmul_cooperative" { vec![] } else { vec!["scale_codes", "second", "map"] };
+            let with = |eight: bool| {
+                let turned = ("TURNED", (!eight).into());
+                (vec![("EIGHT", eight.into()), turned, ("SUBGROUPS", true.into())], nested.clone())
+            };
+            vec![with(true), with(false)]
+        }
         "linear_nf4" | "linear_nf4_thin" => vec![
             (vec![("NESTED", true.into())], vec!["scales"]),
             (vec![], [nested, vec!["h", "b", "bias"]].concat()),
@@ -50,7 +60,11 @@ fn variants(kernel: &str) -> Vec<Choice> {
         "dequantize_blockwise" => {
             vec![(vec![("NESTED", true.into())], vec!["scales"]), (vec![("FOUR", false.into())], nested)]
         }
+        "top_k_chunks" => {
+            vec![(vec![], vec!["old_keys", "old_places"]), (vec![("LOAD", false.into())], vec![])]
+        }
         "top_k_sort" => vec![(vec![], vec![]), (vec![("LOAD", false.into())], vec![])],
+        "split_sum" => vec![(vec![], vec![]), (vec![], vec!["bias"])],
         "sgd" => vec![(vec![], vec![]), (vec![], vec!["b"])],
         "attention" | "attention_decode" | "attention_grad_q" | "attention_grad_kv" => vec![
             (vec![("CAUSAL", true.into()), ("CHUNKS", 3.into())], vec![]),
@@ -81,13 +95,31 @@ fn binds(name: &str, seen: &mut Vec<String>) -> Vec<(String, &'static str, Optio
     found
 }
 
+/// Whether the kernel includes the file `wanted`, or a file that does.
+fn includes(name: &str, wanted: &str) -> bool {
+    let text = SHADERS.iter().find(|(n, _)| *n == name).map_or("", |(_, text)| text);
+    let mut files = text.lines().filter_map(|line| line.strip_prefix("#include "));
+    files.any(|path| {
+        let name = path.trim_matches('"').trim_end_matches(".wgsl");
+        name == wanted || includes(name, wanted)
+    })
+}
+
 /// Every kernel with every set of its constants and optional tensors, in every floating type, with outputs whose words
 /// have one writer or several: name, floating type, variant. Where a kernel has no say in a type, equal texts come of it.
 pub fn every_variant() -> Vec<(&'static str, DType, Variant)> {
     let mut all = Vec::new();
     for &(kernel, _) in SHADERS.iter().filter(|(name, _)| !name.starts_with("common/")) {
         let binds = binds(kernel, &mut Vec::new());
-        for (constants, unbound) in variants(kernel) {
+        let mut choices = variants(kernel);
+        // Cooperative matrices are not without subgroups.
+        if includes(kernel, "common/invocation") && !includes(kernel, "common/gemm_cooperative") {
+            let with = |(constants, unbound): &Choice| {
+                ([&constants[..], &[("SUBGROUPS", true.into())]].concat(), unbound.clone())
+            };
+            choices.extend(choices.iter().map(with).collect::<Vec<_>>());
+        }
+        for (constants, unbound) in choices {
             for float in [DType::F32, DType::BF16, DType::F16] {
                 for outputs in [Access::Whole, Access::Shared] {
                     let mut variant = Variant::default();

@@ -1,0 +1,3 @@
+// As linear_nf4.wgsl by cooperative matrices
+#include "common/linear_nf4.wgsl"
+#include "common/gemm_cooperative.wgsl"

@@ -1,0 +1,3 @@
+// As matmul.wgsl by cooperative matrices
+#include "common/matmul.wgsl"
+#include "common/gemm_cooperative.wgsl"
