@@ -9,6 +9,8 @@ use engine::cpu::{isa, threads};
 use engine::cuda::{Availability, availability};
 use engine::wgpu::adapters;
 
+use crate::loading;
+
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
@@ -91,9 +93,10 @@ impl Global {
     }
 }
 
-/// The device, told to those who asked to hear more.
+/// The device, told to those who asked to hear more; what it does while a model is loaded is shown.
 fn said(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
+    device.listen(loading::shower());
     device
 }
 
