@@ -10,6 +10,8 @@ use engine::cpu::{isa, threads};
 use engine::cuda::{Availability, availability};
 use engine::wgpu::adapters;
 
+use crate::loading;
+
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
@@ -110,9 +112,10 @@ pub(crate) fn opened() -> Option<&'static Device> {
     OPENED.get()
 }
 
-/// The device, told to those who asked to hear more.
+/// The device, told to those who asked to hear more; what it does while a model is loaded is shown.
 fn said(device: Device) -> Device {
     tracing::info!("computing on {}", device.description());
+    device.listen(loading::shower());
     device
 }
 

@@ -13,6 +13,7 @@ mod generate;
 mod global;
 mod inspect;
 mod interrupt;
+mod loading;
 mod merge;
 mod open;
 mod output;

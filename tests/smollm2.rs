@@ -1,11 +1,13 @@
 //! The real SmolLM2-135M-Instruct (GGUF, `Q4_1`) against an independent f32 forward pass: greedy ids, logits,
 //! log-likelihoods of radiology captions. `ROENTGEN_SMOLLM2_GGUF` names the file.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use engine::{DType, Device, Tensor, no_grad};
 use model::bundle::Bundle;
+use model::generate::{Options, generate};
 use model::llama::Places;
 use serde_json::Value;
 
@@ -71,6 +73,24 @@ fn the_program_writes_the_golden_ids() {
         assert_eq!(ids(&answer["prompt_ids"]), ids(&case["prompt_ids"]));
         assert_eq!(ids(&answer["ids"]), wanted);
         assert_eq!(answer["text"], case["greedy_text"]);
+    }
+}
+
+/// A GPU chooses the same ids: weights of the file's blocks in f32, whose every choice is clear.
+#[test]
+fn a_gpu_writes_the_golden_ids() {
+    let Some(path) = gguf() else { return };
+    let Some(device) = roentgen_oracle::gpu::gpu() else { return };
+    let bundle = Bundle::open(&path, None, &device).unwrap();
+    for case in golden()["generation"].as_array().unwrap() {
+        let wanted = ids(&case["greedy_ids"]);
+        let prompt = bundle.raw_prompt(case["prompt"].as_str().unwrap()).unwrap();
+        assert_eq!(prompt.ids, ids(&case["prompt_ids"]));
+        let options = Options { max_new_tokens: wanted.len(), ..Options::default() };
+        let mut go_on = |_, _: &str| ControlFlow::Continue(());
+        let (answers, _) =
+            generate(bundle.decoder(), Some(&bundle.tokenizer), &[prompt], &options, &mut go_on).unwrap();
+        assert_eq!(answers[0].ids, wanted);
     }
 }
 

@@ -48,7 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use crate::memory::{Memory, current_tag};
-use crate::{Cpu, Cuda, DType, Error, Layout, Op, Result, Tensor, Wgpu};
+use crate::{Cpu, Cuda, DType, Error, Layout, Op, Progress, Result, Tensor, Wgpu};
 
 /// A way to hold buffers and run kernels on them.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -77,6 +77,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// Gives memory that is kept for reuse back to the system.
     fn trim(&self) {}
+    /// An error if the device can do nothing any more: then that, and no lack of memory, is why it gives none.
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Makes ready what `work`, a text that describes a model and how it is used, needed in earlier processes, and tells how
+    /// many parts of it are ready, of how many. No result depends on it.
+    fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
+        let _ = (work, told);
+    }
     /// The backend's name with what tells this device from others of the backend.
     fn description(&self) -> String {
         Self::NAME.into()
@@ -173,6 +182,8 @@ trait AnyBackend: Any + Send + Sync {
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>);
     fn synchronize(&self) -> Result<()>;
     fn trim(&self);
+    fn health(&self) -> Result<()>;
+    fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize));
     fn description(&self) -> String;
 }
 
@@ -203,6 +214,12 @@ impl<B: Backend> AnyBackend for B {
     fn trim(&self) {
         Backend::trim(self);
     }
+    fn health(&self) -> Result<()> {
+        Backend::health(self)
+    }
+    fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
+        Backend::prepare(self, work, told);
+    }
     fn description(&self) -> String {
         Backend::description(self)
     }
@@ -215,12 +232,16 @@ pub struct Device(Arc<DeviceInner>);
 struct DeviceInner {
     backend: Box<dyn AnyBackend>,
     memory: Memory,
+    listener: OnceLock<Listener>,
 }
+
+type Listener = Box<dyn Fn(Progress) + Send + Sync>;
 
 impl Device {
     /// A device of its own around `backend`.
     pub fn new<B: Backend>(backend: B) -> Self {
-        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory: Memory::new(B::NAME) }))
+        let (memory, listener) = (Memory::new(B::NAME), OnceLock::new());
+        Self(Arc::new(DeviceInner { backend: Box::new(backend), memory, listener }))
     }
 
     /// The processor. One per process.
@@ -252,6 +273,26 @@ impl Device {
         self.0.backend.trim();
     }
 
+    /// Has `listener` hear how far the loading of models is, from now on. The first listener stays.
+    pub fn listen(&self, listener: impl Fn(Progress) + Send + Sync + 'static) {
+        let _ = self.0.listener.set(Box::new(listener));
+    }
+
+    /// Tells the listener, if there is one.
+    pub fn tell(&self, progress: Progress) {
+        if let Some(listener) = self.0.listener.get() {
+            listener(progress);
+        }
+    }
+
+    /// Makes the kernels ready that a model needed in earlier processes, where the device compiles kernels: `work`
+    /// describes the model and how it is used, in any words. No result depends on it.
+    pub fn prepare(&self, work: &str) {
+        self.0.backend.prepare(work, &mut |done, total| {
+            self.tell(Progress::Kernels { done: done as u64, total: total as u64 });
+        });
+    }
+
     /// Bytes in use and at the peak.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
@@ -275,11 +316,11 @@ impl Device {
     }
 
     pub(crate) fn allocate(&self, bytes: usize, zeroed: bool) -> Result<Arc<Storage>> {
-        let buffer = self.0.backend.allocate(bytes, zeroed).ok_or_else(|| Error::OutOfMemory {
-            device: self.to_string(),
-            bytes,
-            in_use: self.0.memory.total().current,
-        })?;
+        let Some(buffer) = self.0.backend.allocate(bytes, zeroed) else {
+            self.0.backend.health()?;
+            let in_use = self.0.memory.total().current;
+            return Err(Error::OutOfMemory { device: self.to_string(), bytes, in_use });
+        };
         Ok(self.adopt(buffer, bytes))
     }
 

@@ -123,13 +123,14 @@ fn busy<O: Op>() -> Error {
     rule!(O::NAME, "another thread is changing one of these tensors in place")
 }
 
-/// A device that is full is told with what was to be made.
+/// A device that is full, or gone, is told with what was to be made.
 fn of_operation(error: Error, op: &str, spec: &Spec) -> Error {
     match error {
         Error::OutOfMemory { device, bytes, in_use } => {
             let device = format!("{device}: {op} to {} {:?}", spec.dtype, spec.dims);
             Error::OutOfMemory { device, bytes, in_use }
         }
+        Error::Device(text) => Error::Device(format!("{op} to {} {:?}: {text}", spec.dtype, spec.dims)),
         other => other,
     }
 }

@@ -263,6 +263,7 @@ impl Bundle {
         };
         let tokenizer = Tokenizer::from_gguf(&GgufVocab::from(info), &origin)?;
         let loader = Loader::renamed(Arc::new(weights), dtype, device, gguf_name);
+        loader.prepare(&config);
         let llama = Llama::load(
             &loader,
             &config.text,
@@ -406,6 +407,7 @@ impl Bundle {
 
 /// The network of a configuration, with tensors under their published names.
 pub fn network(loader: &Loader, config: &Config) -> Result<Network> {
+    loader.prepare(config);
     Ok(match config.model_type {
         ModelType::Idefics3 | ModelType::SmolVlm => {
             Network::SmolVlm(Box::new(SmolVlm::load(loader, config)?))

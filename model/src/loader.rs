@@ -1,12 +1,13 @@
 //! Where a model's tensors come from: a weight file, or a seeded generator.
 
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use engine::memory::tagged;
 use engine::weights::{FileDType, Weights};
-use engine::{DType, Device, QuantConfig, Quantized, Rng, Tensor};
+use engine::{DType, Device, Progress, QuantConfig, Quantized, Rng, Tensor};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::nn::{INIT_STD, Weight};
 use crate::quantize;
@@ -30,6 +31,9 @@ pub struct Loader {
     trainable: bool,
     repeating: bool,
     given: Mutex<Vec<(String, Tensor)>>,
+    /// Bytes of the file, and those that were read.
+    total: u64,
+    read: AtomicU64,
 }
 
 /// How a tensor is drawn when there is no file.
@@ -63,6 +67,10 @@ impl Loader {
     }
 
     fn new(source: Source, dtype: Option<DType>, device: &Device) -> Self {
+        let total = match &source {
+            Source::File { weights, .. } => weights.total_bytes() as u64,
+            Source::Random { .. } => 0,
+        };
         Self {
             source,
             device: device.clone(),
@@ -72,6 +80,8 @@ impl Loader {
             trainable: false,
             repeating: false,
             given: Mutex::default(),
+            total,
+            read: AtomicU64::new(0),
         }
     }
 
@@ -109,6 +119,20 @@ impl Loader {
     pub fn quantized(mut self, config: QuantConfig, skip: Vec<String>) -> Self {
         self.quantize = Some((config, skip));
         self
+    }
+
+    /// Has the device make ready what this model needed in earlier processes.
+    pub fn prepare(&self, config: &Config) {
+        let Self { dtype, compute, quantize, trainable, .. } = self;
+        self.device.prepare(&format!("{config:?} {dtype:?} {compute:?} {quantize:?} {trainable}"));
+    }
+
+    /// Tells who listens how much of the file was read.
+    fn tell(&self, bytes: usize) {
+        let done = self.read.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        // That it is over is said at the end: a tensor may be read twice.
+        let done = done.min(self.total.saturating_sub(1));
+        self.device.tell(Progress::Weights { done, total: self.total });
     }
 
     /// Every tensor given so far, with its name, in order.
@@ -166,6 +190,7 @@ impl Loader {
             && quantize::is_quantized(weights, &name)
         {
             let weight = tagged("weights", || quantize::read(weights, &name, &self.device))?;
+            self.tell(weights.require(&name)?.range().len());
             let file = || weights.path().display().to_string();
             if weight.dims() != dims {
                 let (found, wanted) = (weight.dims().to_vec(), dims.to_vec());
@@ -240,8 +265,17 @@ impl Loader {
             }
             (None, _) => Tensor::from_slice(&entry.to_f32()?, dims, &self.device)?,
         };
+        self.tell(entry.range().len());
         // Training changes weights in place: they need memory of their own.
         Ok(if self.trainable && stored == Some(tensor.dtype()) { tensor.copy()? } else { tensor })
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        if self.total > 0 {
+            self.device.tell(Progress::Weights { done: self.total, total: self.total });
+        }
     }
 }
 

@@ -103,6 +103,35 @@ fn a_profile_has_the_devices_times() {
     assert_eq!(json.contains("its own clock"), timestamps, "{json}");
 }
 
+/// The first process writes down which kernels a model needed; the next makes them all while it loads the model.
+#[test]
+fn kernels_of_the_last_run_are_made_at_load() {
+    let Some(gpu) = device() else { return };
+    let (tiny, cache) = (Tiny::new(), tempfile::tempdir().unwrap());
+    let args =
+        ["generate", "--model", tiny.name(), "--prompt", "Age", "--max-new-tokens", "3", "-v", "--json"];
+    let run = || {
+        finish(command().args(args.iter().chain(&["--device", &gpu])).env("XDG_CACHE_HOME", cache.path()))
+            .ok()
+    };
+    let first = run();
+    assert!(!first.stderr.contains("kernels of the last run"), "{first:#?}");
+    let kept = || {
+        let files = std::fs::read_dir(cache.path().join("roentgen")).unwrap();
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.retain(|file| file.extension().is_some_and(|e| e == "txt"));
+        assert_eq!(files.len(), 1, "{files:?}");
+        std::fs::read_to_string(&files[0]).unwrap()
+    };
+    let list = kept();
+    let count = list.lines().count() - 1;
+    assert!(count > 10, "{list}");
+    let second = run();
+    assert!(second.stderr.contains(&format!("{count} kernels of the last run")), "{second:#?}");
+    assert_eq!(first.json()["answers"], second.json()["answers"]);
+    assert_eq!(kept(), list, "the same kernels were needed");
+}
+
 /// `auto` takes a GPU, but not the processor in its disguise; a GPU that is not there is an error, never the processor.
 #[test]
 fn the_choice_of_a_device() {

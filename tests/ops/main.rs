@@ -32,6 +32,7 @@ mod layer_norm;
 mod linear;
 mod linear_nf4;
 mod linear_nf4_group;
+mod lost;
 mod matmul;
 mod memory;
 mod misuse;

@@ -130,6 +130,55 @@ fn a_run_goes_on_where_the_other_device_stopped() {
     }
 }
 
+/// A driver's reset, or a GPU that is pulled out: the run ends with an error that says so, its last checkpoint stands, and
+/// continued on a fresh device it comes to the bytes of a run that was never disturbed.
+#[test]
+fn a_lost_device_is_an_error_that_a_run_survives() {
+    let Some(gpu) = gpu::open() else { return };
+    let tiny = || Tiny::new(&[("training.checkpoint_every", "1")]);
+    let straight = tiny();
+    losses(&straight.config, &gpu, false, usize::MAX);
+
+    let disturbed = tiny();
+    let lose = |record: &train::metrics::StepRecord| {
+        if record.step == 3 {
+            gpu.backend::<Wgpu>().unwrap().lose();
+        }
+    };
+    let options = Options { device: Some(&gpu), on_step: Some(&lose), ..Options::default() };
+    let text = run(&disturbed.config, &options).unwrap_err().to_string();
+    assert!(text.contains("the GPU was lost") && text.contains("--resume"), "{text}");
+    // What is left of it can do nothing more, and says so.
+    let again = Options { device: Some(&gpu), resume: true, ..Options::default() };
+    assert!(run(&disturbed.config, &again).unwrap_err().to_string().contains("the GPU was lost"));
+
+    let fresh = gpu::open().unwrap();
+    let (rest, summary) = losses(&disturbed.config, &fresh, true, usize::MAX);
+    assert!(!summary.stopped && !rest.is_empty());
+    assert!(adapter(&straight.config.out) == adapter(&disturbed.config.out));
+}
+
+/// What a step of QLoRA launches, for docs/benchmarks.md.
+#[test]
+fn launches_of_a_training_step_are_counted() {
+    let Some(gpu) = gpu::open() else { return };
+    let backend = gpu.backend::<Wgpu>().unwrap();
+    let tiny = Tiny::new(&[("training.accumulation", "1"), ("training.epochs", "2")]);
+    let counts = RefCell::new(Vec::new());
+    let seen = |_: &train::metrics::StepRecord| {
+        counts.borrow_mut().push([backend.launches(), backend.recordings()]);
+    };
+    let options = Options { device: Some(&gpu), on_step: Some(&seen), ..Options::default() };
+    run(&tiny.config, &options).unwrap();
+    let steps: Vec<[u64; 2]> =
+        counts.into_inner().windows(2).map(|w| [w[1][0] - w[0][0], w[1][1] - w[0][1]]).collect();
+    println!("launches and recordings of steps after the first: {steps:?}");
+    assert!(
+        steps.len() >= 3 && steps.iter().all(|[launches, _]| (100..1000).contains(launches)),
+        "{steps:?}"
+    );
+}
+
 /// The run ends with an error that says what was wanted, its last checkpoint stands, and continued with more memory it
 /// comes to the bytes of a run that was never disturbed.
 #[test]

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use ::wgpu;
 
 use super::adapter::block_on;
+use super::problems::{Problems, poll};
+use super::recorded::Recorded;
 
 /// Smallest buffer; bindings start at multiples of it on every adapter.
 const LEAST: u64 = 256;
@@ -19,10 +21,16 @@ fn size_class(bytes: usize) -> u64 {
     bytes.next_multiple_of(step)
 }
 
+/// A buffer of the device, and its number: no other ever has the same.
+struct Numbered {
+    buffer: wgpu::Buffer,
+    id: u64,
+}
+
 /// A buffer that waits for reuse.
 struct Freed {
     stamp: u64,
-    buffer: wgpu::Buffer,
+    buffer: Numbered,
     /// Commands that have not been submitted may still use it.
     last_use: u64,
 }
@@ -35,6 +43,10 @@ struct Idle {
     idle: u64,
     live: u64,
     most_live: u64,
+    /// Buffers made so far.
+    made: u64,
+    /// Numbers of those that were given back to the device and not yet told.
+    dead: Vec<u64>,
 }
 
 impl Idle {
@@ -42,7 +54,7 @@ impl Idle {
     fn take(&mut self, class: u64) -> Option<Freed> {
         let (_, buffers) = self.buffers.range_mut(class..=class + class / 8).find(|(_, b)| !b.is_empty())?;
         let freed = buffers.pop()?;
-        self.idle -= freed.buffer.size();
+        self.idle -= freed.buffer.buffer.size();
         Some(freed)
     }
 
@@ -51,8 +63,17 @@ impl Idle {
         while self.idle > 0 && self.live + self.idle + room > self.most_live {
             let oldest = self.buffers.values_mut().filter(|b| !b.is_empty()).min_by_key(|b| b[0].stamp);
             let Some(buffers) = oldest else { return };
-            self.idle -= buffers.remove(0).buffer.size();
+            let freed = buffers.remove(0).buffer;
+            self.idle -= freed.buffer.size();
+            self.dead.push(freed.id);
         }
+    }
+
+    /// Gives back all that is idle.
+    fn clear(&mut self) {
+        let freed = std::mem::take(&mut self.buffers);
+        self.dead.extend(freed.into_values().flatten().map(|freed| freed.buffer.id));
+        self.idle = 0;
     }
 }
 
@@ -63,49 +84,63 @@ pub(super) struct Pool {
     /// Bytes that live and idle buffers may have together.
     most: AtomicU64,
     idle: Mutex<Idle>,
+    problems: Arc<Problems>,
+    recorded: Arc<Recorded>,
 }
 
 impl Pool {
-    pub(super) fn new(device: wgpu::Device, largest: u64) -> Self {
-        Self { device, largest, most: AtomicU64::new(u64::MAX), idle: Mutex::default() }
+    pub(super) fn new(
+        device: wgpu::Device,
+        largest: u64,
+        problems: Arc<Problems>,
+        recorded: Arc<Recorded>,
+    ) -> Self {
+        let most = AtomicU64::new(u64::MAX);
+        Self { device, largest, most, idle: Mutex::default(), problems, recorded }
     }
 
-    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room.
+    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room or is gone.
     pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<(WgpuBuffer, bool)> {
         let class = size_class(bytes);
-        if class > self.largest {
+        if class > self.largest || self.problems.alive(String::new).is_err() {
             return None;
         }
         let mut idle = self.idle.lock().unwrap();
-        let (buffer, last_use, fresh) = if let Some(Freed { buffer, last_use, .. }) = idle.take(class) {
-            (buffer, last_use, false)
-        } else {
-            idle.make_room(class);
-            let most = self.most.load(Ordering::Relaxed);
-            if idle.live.saturating_add(class) > most {
-                return None;
-            }
-            if idle.live + idle.idle + class > most {
-                idle.buffers.clear();
-                idle.idle = 0;
-            }
-            let buffer = match self.create(class) {
-                Some(buffer) => buffer,
-                // What lies idle may be all that is missing.
-                None if idle.idle > 0 => {
-                    idle.buffers.clear();
-                    idle.idle = 0;
-                    let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
-                    self.create(class)?
-                }
-                None => return None,
-            };
-            (buffer, 0, true)
-        };
-        idle.live += buffer.size();
+        let lent = self.lend_from(&mut idle, class);
+        self.recorded.forget(std::mem::take(&mut idle.dead));
+        let (buffer, last_use, fresh) = lent?;
+        idle.live += buffer.buffer.size();
         idle.most_live = idle.most_live.max(idle.live);
         let (pool, last_use) = (self.clone(), AtomicU64::new(last_use));
         Some((WgpuBuffer { buffer: Some(buffer), len: bytes, last_use, pool }, fresh))
+    }
+
+    /// A buffer of this class, when it was last used, and whether it is new.
+    fn lend_from(&self, idle: &mut Idle, class: u64) -> Option<(Numbered, u64, bool)> {
+        if let Some(Freed { buffer, last_use, .. }) = idle.take(class) {
+            return Some((buffer, last_use, false));
+        }
+        idle.make_room(class);
+        let most = self.most.load(Ordering::Relaxed);
+        if idle.live.saturating_add(class) > most {
+            return None;
+        }
+        if idle.live + idle.idle + class > most {
+            idle.clear();
+        }
+        let buffer = match self.create(class) {
+            Some(buffer) => buffer,
+            // What lies idle may be all that is missing.
+            None if idle.idle > 0 => {
+                idle.clear();
+                self.recorded.forget(std::mem::take(&mut idle.dead));
+                let _ = poll(&self.device, wgpu::PollType::wait_indefinitely());
+                self.create(class)?
+            }
+            None => return None,
+        };
+        idle.made += 1;
+        Some((Numbered { buffer, id: idle.made }, 0, true))
     }
 
     fn create(&self, size: u64) -> Option<wgpu::Buffer> {
@@ -123,12 +158,13 @@ impl Pool {
         let [memory, validation] = scopes;
         // The inner scope first.
         let errors = [block_on(validation.pop()), block_on(memory.pop())];
-        errors.iter().all(Option::is_none).then_some(buffer)
+        // On a device that is gone there are no errors, and no buffers either.
+        (errors.iter().all(Option::is_none) && self.problems.alive(String::new).is_ok()).then_some(buffer)
     }
 
-    fn take_back(&self, buffer: wgpu::Buffer, last_use: u64) {
+    fn take_back(&self, buffer: Numbered, last_use: u64) {
         let mut idle = self.idle.lock().unwrap();
-        let (size, stamp) = (buffer.size(), idle.frees);
+        let (size, stamp) = (buffer.buffer.size(), idle.frees);
         idle.frees += 1;
         idle.live -= size;
         idle.idle += size;
@@ -148,8 +184,8 @@ impl Pool {
     /// Gives idle buffers back to the device, and counts the mark anew.
     pub(super) fn trim(&self) {
         let mut idle = self.idle.lock().unwrap();
-        idle.buffers.clear();
-        idle.idle = 0;
+        idle.clear();
+        self.recorded.forget(std::mem::take(&mut idle.dead));
         idle.most_live = idle.live;
     }
 }
@@ -157,7 +193,7 @@ impl Pool {
 /// Memory of one storage: a buffer of its own, for a buffer cannot be bound for reading and for writing at once.
 pub struct WgpuBuffer {
     /// `None` only while it is dropped.
-    buffer: Option<wgpu::Buffer>,
+    buffer: Option<Numbered>,
     len: usize,
     /// The last batch whose commands use it.
     last_use: AtomicU64,
@@ -165,8 +201,16 @@ pub struct WgpuBuffer {
 }
 
 impl WgpuBuffer {
-    pub(super) fn raw(&self) -> &wgpu::Buffer {
+    fn numbered(&self) -> &Numbered {
         self.buffer.as_ref().expect("there until it is dropped")
+    }
+
+    pub(super) fn raw(&self) -> &wgpu::Buffer {
+        &self.numbered().buffer
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.numbered().id
     }
 
     /// Bytes of the storage; the buffer may have more.

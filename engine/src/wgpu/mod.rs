@@ -8,8 +8,11 @@ mod accessors;
 mod adapter;
 mod buffer;
 mod cooperative;
+mod known;
 mod launch;
 mod pipelines;
+mod problems;
+mod recorded;
 mod source;
 mod stream;
 mod timestamps;
@@ -46,7 +49,9 @@ use buffer::Pool;
 pub use buffer::WgpuBuffer;
 pub use cooperative::Matrices;
 use pipelines::Pipelines;
-use stream::{Problems, Stream};
+use problems::{Problems, poll};
+use recorded::Recorded;
+use stream::Stream;
 
 use ::wgpu;
 
@@ -69,6 +74,8 @@ pub struct Wgpu {
     pool: Arc<Pool>,
     pipelines: Pipelines,
     stream: Mutex<Stream>,
+    recorded: Arc<Recorded>,
+    problems: Arc<Problems>,
     /// Tables that kernels read, by what they are.
     constants: Mutex<HashMap<(&'static str, u64), Arc<WgpuBuffer>>>,
     reading: cooperative::Reading,
@@ -85,20 +92,18 @@ impl Wgpu {
         let problems = Arc::new(Problems::default());
         let (uncaptured, lost) = (problems.clone(), problems.clone());
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.note(error.to_string())));
-        device.set_device_lost_callback(move |reason, text| {
-            // Dropping the device is no loss.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lost.note(format!("the device was lost: {text}"));
-            }
-        });
-        let pool = Arc::new(Pool::new(device.clone(), limits.max_buffer_size));
+        device.set_device_lost_callback(move |_, text| lost.lose(&text));
+        let recorded = Arc::new(Recorded::default());
+        let pool = Pool::new(device.clone(), limits.max_buffer_size, problems.clone(), recorded.clone());
         Ok(Self {
             facts,
-            pipelines: Pipelines::new(device.clone(), &info),
-            stream: Mutex::new(Stream::new(device.clone(), queue, problems)),
+            pipelines: Pipelines::new(device.clone(), info),
+            stream: Mutex::new(Stream::new(device.clone(), queue, problems.clone())),
+            recorded,
+            problems,
             device,
             limits,
-            pool,
+            pool: Arc::new(pool),
             constants: Mutex::default(),
             reading: cooperative::Reading::default(),
             sync: std::env::var_os(SYNC).is_some_and(|v| v == "1"),
@@ -113,6 +118,20 @@ impl Wgpu {
     /// Launches since the device was opened.
     pub fn launches(&self) -> u64 {
         self.stream.lock().unwrap().total_launches()
+    }
+
+    /// Launches that were not as an earlier one was, and so needed their buffers bound and their kernel looked up. Where a
+    /// decode step follows another, none is.
+    pub fn recordings(&self) -> u64 {
+        self.recorded.made()
+    }
+
+    /// Destroys the device, as a driver's reset or a GPU that is pulled out would: for tests of what follows. Nothing can
+    /// be done with it afterwards; memory goes back when the last tensor does.
+    pub fn lose(&self) {
+        self.device.destroy();
+        // The loss is told to those who look.
+        let _ = poll(&self.device, wgpu::PollType::Poll);
     }
 
     /// Bytes of buffers: those that tensors hold, and those kept for reuse.
@@ -145,12 +164,12 @@ impl Wgpu {
 
     /// Room for a kernel's intermediate values.
     fn temporary(&self, op: &'static str, bytes: usize) -> Result<WgpuBuffer> {
-        let lent = self.pool.lend(bytes);
-        lent.map(|(buffer, _)| buffer).ok_or_else(|| Error::OutOfMemory {
-            device: format!("{} ({op})", Self::NAME),
-            bytes,
-            in_use: self.pool.bytes()[0] as usize,
-        })
+        if let Some((buffer, _)) = self.pool.lend(bytes) {
+            return Ok(buffer);
+        }
+        self.problems.alive(|| format!("{op}: {bytes} bytes for intermediate values"))?;
+        let in_use = self.pool.bytes()[0] as usize;
+        Err(Error::OutOfMemory { device: format!("{} ({op})", Self::NAME), bytes, in_use })
     }
 }
 
@@ -196,6 +215,14 @@ impl Backend for Wgpu {
 
     fn trim(&self) {
         self.pool.trim();
+    }
+
+    fn health(&self) -> Result<()> {
+        self.problems.alive(|| "allocating memory".into())
+    }
+
+    fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
+        self.pipelines.prepare(work, told);
     }
 
     fn description(&self) -> String {

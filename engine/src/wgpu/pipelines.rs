@@ -1,13 +1,17 @@
 //! Kernels that were built, in this process and, where the driver allows, in earlier ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Instant;
 
 use ::wgpu;
 
 use super::adapter::block_on;
+use super::known::{self, Named};
 use super::source::{Access, Binding, Variant, assemble};
 use crate::{Error, Result};
 
@@ -21,12 +25,24 @@ pub(super) struct Built {
     pub(super) bindings: Vec<Binding>,
 }
 
+/// Most threads that compile at once.
+const THREADS: usize = 16;
+
+/// A kernel, and whether a launch has wanted it.
+struct Kept {
+    kernel: Arc<Built>,
+    wanted: bool,
+}
+
 /// Kernels built so far.
 pub(super) struct Pipelines {
     device: wgpu::Device,
-    built: Mutex<HashMap<(&'static str, Variant), Arc<Built>>>,
+    adapter: wgpu::AdapterInfo,
+    built: Mutex<HashMap<Named, Kept>>,
     /// What the driver made of kernels, and the file that keeps it from one process to the next.
     disk: Option<(wgpu::PipelineCache, PathBuf)>,
+    /// Files with the kernels of the models that were loaded, and what they held.
+    known: Mutex<Vec<(PathBuf, Vec<(u32, Named)>)>>,
 }
 
 /// `$XDG_CACHE_HOME/roentgen`, or `~/.cache/roentgen`.
@@ -53,39 +69,99 @@ fn disk(device: &wgpu::Device, adapter: &wgpu::AdapterInfo) -> Option<(wgpu::Pip
 impl Drop for Pipelines {
     /// Keeps what was built. A cache that cannot be written only makes the next start slower.
     fn drop(&mut self) {
-        let Some((cache, path)) = &self.disk else { return };
-        let (false, Some(data)) = (self.built.get_mut().is_ok_and(|b| b.is_empty()), cache.get_data()) else {
+        let Ok(built) = self.built.get_mut() else { return };
+        let wanted: BTreeSet<Named> =
+            built.drain().filter(|(_, kept)| kept.wanted).map(|(named, _)| named).collect();
+        if wanted.is_empty() {
             return;
+        }
+        let told = |path: &PathBuf, written: std::io::Result<()>| {
+            if let Err(e) = written {
+                tracing::debug!("{}: kernels are not kept: {e}", path.display());
+            }
         };
+        for (path, before) in self.known.get_mut().map(std::mem::take).unwrap_or_default() {
+            told(&path, known::write(&path, &known::after(before, &wanted)));
+        }
+        let Some((cache, path)) = &self.disk else { return };
+        let Some(data) = cache.get_data() else { return };
         if fs::metadata(path).is_ok_and(|m| m.len() == data.len() as u64) {
             return;
         }
-        let beside = path.with_extension(format!("{}.partial", std::process::id()));
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all);
-        let written =
-            written.and_then(|()| fs::write(&beside, data)).and_then(|()| fs::rename(&beside, path));
-        if let Err(e) = written {
-            let _ = fs::remove_file(&beside);
-            tracing::debug!("{}: kernels are not kept: {e}", path.display());
-        }
+        told(path, known::replace(path, &data));
     }
 }
 
 impl Pipelines {
-    pub(super) fn new(device: wgpu::Device, adapter: &wgpu::AdapterInfo) -> Self {
-        let disk = disk(&device, adapter);
-        Self { device, built: Mutex::default(), disk }
+    pub(super) fn new(device: wgpu::Device, adapter: wgpu::AdapterInfo) -> Self {
+        let disk = disk(&device, &adapter);
+        Self { device, adapter, built: Mutex::default(), disk, known: Mutex::default() }
     }
 
+    /// The kernel, for a launch.
     pub(super) fn get(&self, name: &'static str, variant: Variant) -> Result<Arc<Built>> {
-        let mut built = self.built.lock().unwrap();
-        let key = (name, variant);
-        if let Some(kernel) = built.get(&key) {
-            return Ok(kernel.clone());
+        let named = (name, variant);
+        if let Some(kept) = self.built.lock().unwrap().get_mut(&named) {
+            kept.wanted = true;
+            return Ok(kept.kernel.clone());
         }
-        let kernel = Arc::new(self.build(name, &key.1)?);
-        built.insert(key, kernel.clone());
+        let kernel = Arc::new(self.build(name, &named.1)?);
+        self.built.lock().unwrap().insert(named, Kept { kernel: kernel.clone(), wanted: true });
         Ok(kernel)
+    }
+
+    /// Makes the kernels that the model `work` needed in earlier processes, several at once; `told` hears how many are
+    /// ready, of how many. Others are made when they are launched, as ever.
+    pub(super) fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
+        let Some(folder) = folder() else { return };
+        let path = known::path(&folder, &self.adapter, work);
+        let known = known::read(&path);
+        let missing: Vec<Named> = {
+            let built = self.built.lock().unwrap();
+            known
+                .iter()
+                .map(|(_, named)| named)
+                .filter(|named| !built.contains_key(*named))
+                .cloned()
+                .collect()
+        };
+        let mut files = self.known.lock().unwrap();
+        if files.iter().all(|(other, _)| *other != path) {
+            files.push((path, known));
+        }
+        drop(files);
+        if missing.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS).min(missing.len());
+        let next = AtomicUsize::new(0);
+        let (ready, heard) = mpsc::channel();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                let (ready, next, missing) = (ready.clone(), &next, &missing);
+                scope.spawn(move || {
+                    while let Some(named) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        match self.build(named.0, &named.1) {
+                            Ok(kernel) => {
+                                let kept = Kept { kernel: Arc::new(kernel), wanted: false };
+                                self.built.lock().unwrap().entry(named.clone()).or_insert(kept);
+                            }
+                            // If a launch wants it, that has the error.
+                            Err(e) => tracing::debug!("{e}"),
+                        }
+                        let _ = ready.send(());
+                    }
+                });
+            }
+            drop(ready);
+            heard.iter().enumerate().for_each(|(n, ())| told(n + 1, missing.len()));
+        });
+        tracing::info!(
+            "{} kernels of the last run made ready in {:.3} s by {threads} threads",
+            missing.len(),
+            started.elapsed().as_secs_f64()
+        );
     }
 
     fn build(&self, name: &'static str, variant: &Variant) -> Result<Built> {

@@ -2,12 +2,13 @@
 //! they are estimated to take so long that a driver's watchdog might stop them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::wgpu;
 
 use super::buffer::WgpuBuffer;
+use super::problems::{Problems, poll};
 use super::timestamps::{self, Timestamps};
 use crate::Error;
 use crate::error::Result;
@@ -24,28 +25,13 @@ const LAUNCHES: usize = 192;
 const WORK: u64 = 3_000_000_000;
 /// Batches on their way; the next submission waits for the oldest.
 const IN_FLIGHT: usize = 4;
-/// Bytes that cross to or from the device at a time.
+/// Bytes that cross to or from the device at a time. The queue copies what it is to write: two parts of so many bytes
+/// are all that the host holds of a model while it is loaded.
 const CHUNK: usize = 16 << 20;
 /// Longest wait for a batch before the device is given up.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Words of a fault report.
 const FAULT: usize = 4;
-
-/// What went wrong on the device, as its callbacks tell it.
-#[derive(Default)]
-pub(super) struct Problems {
-    first: Mutex<Option<String>>,
-}
-
-impl Problems {
-    pub(super) fn note(&self, text: String) {
-        self.first.lock().unwrap().get_or_insert(text);
-    }
-
-    fn seen(&self) -> Option<String> {
-        self.first.lock().unwrap().clone()
-    }
-}
 
 /// Timestamps are made when somebody first wants them.
 enum Clock {
@@ -91,6 +77,10 @@ pub(super) struct Stream {
     first: &'static str,
     last: &'static str,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
+    /// Bytes that the queue has copied and not yet been told to write.
+    copied: usize,
+    /// The part before, on its way.
+    writing: Option<wgpu::SubmissionIndex>,
     readback: Option<wgpu::Buffer>,
     fault: wgpu::Buffer,
     faults: Vec<Fault>,
@@ -126,6 +116,8 @@ impl Stream {
             first: "",
             last: "",
             in_flight: VecDeque::new(),
+            copied: 0,
+            writing: None,
             readback: None,
             fault,
             faults: Vec::new(),
@@ -223,15 +215,20 @@ impl Stream {
         buffer.used_in(self.batch);
     }
 
+    /// The operations of the batch, for messages.
+    fn batch_text(&self) -> String {
+        format!("in a batch from {} to {}", self.first, self.last)
+    }
+
+    /// An error if the device is gone: `doing` says what could not be done.
+    pub(super) fn alive(&self, doing: impl FnOnce() -> String) -> Result<()> {
+        self.problems.alive(doing)
+    }
+
     /// An error if the device has reported one.
     pub(super) fn check(&self) -> Result<()> {
-        match self.problems.seen() {
-            None => Ok(()),
-            Some(text) => Err(Error::Device(format!(
-                "wgpu: {text} (in a batch from {} to {}; ROENTGEN_WGPU_SYNC=1 submits launches one by one)",
-                self.first, self.last
-            ))),
-        }
+        let hint = || format!("{}; ROENTGEN_WGPU_SYNC=1 submits launches one by one", self.batch_text());
+        self.problems.check(|| self.batch_text(), hint)
     }
 
     /// Hands the batch to the device.
@@ -246,6 +243,7 @@ impl Stream {
             self.staged.clear();
         }
         let index = self.queue.submit([encoder.finish()]);
+        self.copied = 0;
         self.batch += 1;
         self.launches = 0;
         self.work = 0;
@@ -260,22 +258,18 @@ impl Stream {
 
     fn wait(&self, index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: index, timeout: Some(PATIENCE) };
-        match self.device.poll(wait) {
-            Ok(_) => self.check(),
-            Err(e) => {
-                self.check()?;
-                Err(Error::Device(format!(
-                    "wgpu: the device does not answer: {e} (in a batch from {} to {})",
-                    self.first, self.last
-                )))
-            }
-        }
+        let waited = poll(&self.device, wait);
+        self.check()?;
+        waited.map_err(|e| {
+            Error::Device(format!("wgpu: the device does not answer: {e} ({})", self.batch_text()))
+        })
     }
 
     /// Submits and waits until the device is idle.
     pub(super) fn finish(&mut self) -> Result<()> {
         self.submit()?;
         self.in_flight.clear();
+        self.writing = None;
         self.wait(None)?;
         self.tell_times();
         Ok(())
@@ -291,6 +285,7 @@ impl Stream {
     /// Copies `data` to byte `at`.
     pub(super) fn upload(&mut self, buffer: &WgpuBuffer, at: usize, data: &[u8]) -> Result<()> {
         assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        self.alive(|| format!("writing {} bytes", data.len()))?;
         if buffer.last_use() == self.batch {
             // What is written goes before the commands of the next submission.
             self.submit()?;
@@ -317,18 +312,25 @@ impl Stream {
                 last[..part.len() - words].copy_from_slice(&part[words..]);
                 self.queue.write_buffer(buffer.raw(), to + words as u64, &last);
             }
-            if part.len() == CHUNK {
-                // Lets go of the copy that the queue holds.
-                self.queue.submit([]);
-                self.wait(None)?;
+            self.copied += part.len();
+            if self.copied >= CHUNK {
+                self.let_go()?;
             }
         }
         self.check()
     }
 
+    /// Has the queue write what it copied, and waits until the part before is on the device.
+    fn let_go(&mut self) -> Result<()> {
+        let part = self.queue.submit([]);
+        self.copied = 0;
+        self.writing.replace(part).map_or(Ok(()), |before| self.wait(Some(before)))
+    }
+
     /// Copies from byte `at`, after all that was recorded before; an error if a kernel met a bad index meanwhile.
     pub(super) fn download(&mut self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        self.alive(|| format!("reading {} bytes", data.len()))?;
         if data.is_empty() {
             // The shape alone tells the values, but not that all went well.
             return self.download_words(buffer, 0, &mut []);

@@ -1,13 +1,18 @@
 //! When the device ran each operation, for profiles: timestamps before and after each launch while somebody records.
 
+use std::time::Duration;
+
 use ::wgpu;
 use tracing::Span;
 
+use super::problems::poll;
 use crate::profile;
 
 /// Launches of a batch, twice: before and after.
 const QUERIES: u32 = 512;
 const TICK: u64 = 8;
+/// Longest wait for a callback whose commands have ended.
+const TOLD: Duration = Duration::from_secs(5);
 
 /// A batch whose timestamps have not been read.
 struct Batch {
@@ -41,8 +46,8 @@ fn map(device: &wgpu::Device, ticks: &wgpu::Buffer, count: usize) -> Option<Vec<
     ticks.map_async(wgpu::MapMode::Read, ..count as u64 * TICK, move |result| {
         let _ = tell.send(result);
     });
-    device.poll(wgpu::PollType::wait_indefinitely()).ok()?;
-    told.recv().ok()?.ok()?;
+    poll(device, wgpu::PollType::wait_indefinitely()).ok()?;
+    told.recv_timeout(TOLD).ok()?.ok()?;
     let mapped = ticks.get_mapped_range(..count as u64 * TICK).ok()?;
     Some((0..count).map(|i| u64::from_le_bytes(std::array::from_fn(|b| mapped[8 * i + b]))).collect())
 }
@@ -84,7 +89,7 @@ impl Timestamps {
         let ticks = all.copy_out(&mut encoder, 2);
         let before = profile::now()?;
         queue.submit([encoder.finish()]);
-        device.poll(wgpu::PollType::wait_indefinitely()).ok()?;
+        poll(device, wgpu::PollType::wait_indefinitely()).ok()?;
         let after = profile::now()?;
         all.origin = (map(device, &ticks, 2)?[0], (before + after) as f64 / 2.0);
         Some(all)
