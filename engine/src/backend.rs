@@ -77,6 +77,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// Gives memory that is kept for reuse back to the system.
     fn trim(&self) {}
+    /// What follows comes again and again, until [`Self::end_step`]: [`Device::step`]. Steps may nest.
+    fn begin_step(&self, name: &'static str) {
+        let _ = name;
+    }
+    /// The step that was begun last is over.
+    fn end_step(&self) {}
     /// The backend's name with what tells this device from others of the backend.
     fn description(&self) -> String {
         Self::NAME.into()
@@ -173,6 +179,8 @@ trait AnyBackend: Any + Send + Sync {
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>);
     fn synchronize(&self) -> Result<()>;
     fn trim(&self);
+    fn begin_step(&self, name: &'static str);
+    fn end_step(&self);
     fn description(&self) -> String;
 }
 
@@ -202,6 +210,12 @@ impl<B: Backend> AnyBackend for B {
     }
     fn trim(&self) {
         Backend::trim(self);
+    }
+    fn begin_step(&self, name: &'static str) {
+        Backend::begin_step(self, name);
+    }
+    fn end_step(&self) {
+        Backend::end_step(self);
     }
     fn description(&self) -> String {
         Backend::description(self)
@@ -250,6 +264,22 @@ impl Device {
     /// Gives memory that is kept for reuse back to the system: after loading, whose sizes are not those of work.
     pub fn trim(&self) {
         self.0.backend.trim();
+    }
+
+    /// Runs `work`, which the caller will do again and again in the same form: a decode step, a micro-batch. `name` tells such works apart. A
+    /// device may keep what it learns of it (on CUDA, graphs of its launches); no result depends on it. An error that the device
+    /// meets at the end is the error of the next read.
+    pub fn step<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
+        /// Also where `work` panics.
+        struct Step<'a>(&'a Device);
+        impl Drop for Step<'_> {
+            fn drop(&mut self) {
+                self.0.0.backend.end_step();
+            }
+        }
+        self.0.backend.begin_step(name);
+        let _step = Step(self);
+        work()
     }
 
     /// Bytes in use and at the peak.

@@ -152,26 +152,37 @@ pub fn write_images(folder: &Path, targets: &[&str]) -> Result<Vec<String>> {
 /// A loaded kernel.
 pub(super) struct Function {
     pub(super) function: CudaFunction,
-    /// Bytes of each parameter.
-    pub(super) parameters: Vec<usize>,
+    pub(super) name: String,
+    pub(super) parameters: Vec<Parameter>,
+}
+
+/// Where a parameter lies in the block that a launch carries.
+pub(super) struct Parameter {
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
 }
 
 impl Function {
+    /// Words of the block of all parameters.
+    pub(super) fn words(&self) -> usize {
+        self.parameters.last().map_or(0, |p| (p.offset + p.bytes).div_ceil(8))
+    }
+
     fn load(facts: &DeviceFacts, module: &Arc<CudaModule>, entry: &str) -> Result<Self, String> {
         let function = module.load_function(entry).map_err(text)?;
-        let size = |index| {
+        let parameter = |index| {
             let (mut offset, mut bytes) = (0, 0);
             // SAFETY: the function is loaded, and both places are this closure's.
             let result = unsafe {
                 sys::cuFuncGetParamInfo(function.cu_function(), index, &raw mut offset, &raw mut bytes)
             };
-            (result == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
+            (result == sys::CUresult::CUDA_SUCCESS).then_some(Parameter { offset, bytes })
         };
-        let parameters = (0..).map_while(size).collect();
+        let parameters = (0..).map_while(parameter).collect();
         // What a launch may ask for; above 48 KiB the driver wants it said before.
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, facts.shared_per_block as i32).map_err(text)?;
-        Ok(Self { function, parameters })
+        Ok(Self { function, name: entry.to_owned(), parameters })
     }
 }
 

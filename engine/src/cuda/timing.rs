@@ -41,9 +41,14 @@ impl Timing {
         }
     }
 
+    /// Whether someone wants to know when operations ran.
+    pub(super) fn listens() -> bool {
+        tracing::enabled!(target: profile::OP, Level::TRACE)
+    }
+
     /// Before a launch.
     pub(super) fn begin(&mut self) -> Result<(), DriverError> {
-        self.on = tracing::enabled!(target: profile::OP, Level::TRACE);
+        self.on = Self::listens();
         if !self.on {
             return Ok(());
         }

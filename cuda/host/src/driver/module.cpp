@@ -140,6 +140,22 @@ Result gather_buffer(Pending& pending, void** extra) {
 
 }  // namespace
 
+Result driver::kernel_work(void* handle, const emulator::Dim3& grid, const emulator::Dim3& block, uint32_t shared_bytes,
+                           void** parameters, void** extra, Work& work) {
+    if (!handle) return INVALID_HANDLE;
+    const auto& function = *static_cast<Function*>(handle);
+    Pending pending{function.kernel, grid, block, shared_bytes, settings().schedule, {}};
+    Result bad = check_geometry(function, pending.grid, pending.block, shared_bytes);
+    if (bad) return bad;
+    pending.storage.resize(function.kernel->parameter_bytes / sizeof(std::max_align_t) + 1);
+    if (!function.kernel->parameters.empty()) {
+        if (!parameters == !extra) return refuse(INVALID_VALUE, "a kernel's arguments must be given in one of two ways");
+        bad = parameters ? gather(pending, parameters) : gather_buffer(pending, extra);
+    }
+    if (bad == SUCCESS) work = [pending] { return pending.run(); };
+    return bad;
+}
+
 API Result cuModuleLoadData(void** module, const void* image) {
     Call call;
     if (call.error) return call.error;
@@ -234,16 +250,10 @@ API Result cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
     Call call;
     if (call.error) return call.error;
     Stream* stream = stream_of(stream_handle, "cuLaunchKernel");
-    if (!stream || !handle) return INVALID_HANDLE;
-    const auto& function = *static_cast<Function*>(handle);
-    Pending pending{function.kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, settings().schedule, {}};
-    Result bad = check_geometry(function, pending.grid, pending.block, shared_bytes);
+    if (!stream) return INVALID_HANDLE;
+    Work work;
+    Result bad = kernel_work(handle, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, parameters, extra, work);
     if (bad) return bad;
-    pending.storage.resize(function.kernel->parameter_bytes / sizeof(std::max_align_t) + 1);
-    if (!function.kernel->parameters.empty()) {
-        if (!parameters == !extra) return refuse(INVALID_VALUE, "cuLaunchKernel: arguments must be given in one of two ways");
-        bad = parameters ? gather(pending, parameters) : gather_buffer(pending, extra);
-    }
-    if (bad) return bad;
-    return stream->submit([pending] { return pending.run(); });
+    current->kernel_launches++;
+    return stream->submit(std::move(work));
 }

@@ -1,6 +1,6 @@
-//! The stand-in driver: what it is, what it refuses, the order of streams, graphs.
+//! The stand-in driver: what it is, what it refuses, the order of streams.
 
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
 
 use crate::session::{Session, again, failures_of, run, run_all, shape, text};
@@ -249,40 +249,6 @@ fn streams_wait_for_events() {
             fill(session, &mut out, 4.0);
             let end = session.stream.record_event(flags).expect("an event");
             assert!(start.elapsed_ms(&end).expect("a time") >= 0.0);
-        });
-    }
-}
-
-#[test]
-fn graphs_are_captured_and_replayed() {
-    for lazy in [false, true] {
-        run(|session| {
-            session.stand_in().set_lazy_streams(lazy);
-            // SAFETY: one stream does everything.
-            unsafe { session.context.disable_event_tracking() };
-            let stream = session.context.new_stream().expect("a stream");
-            let function = session.function("count_threads");
-            let mut sum = stream.alloc_zeros::<f32>(1).expect("an allocation");
-            stream
-                .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-                .expect("a capture");
-            for _ in 0..2 {
-                // SAFETY: the argument is the kernel's.
-                unsafe { stream.launch_builder(&function).arg(&mut sum).launch(shape(1, 5, 0)) }
-                    .expect("a launch");
-            }
-            session.fails(
-                stream.synchronize(),
-                "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-                &["while the stream is capturing"],
-            );
-            let graph =
-                stream.end_capture(sys::CUgraphInstantiate_flags(0)).expect("a graph").expect("a graph");
-            assert_eq!(stream.clone_dtoh(&sum).expect("a download"), [0.0], "capturing runs nothing");
-            for _ in 0..3 {
-                graph.launch().expect("a launch");
-            }
-            assert_eq!(stream.clone_dtoh(&sum).expect("a download"), [30.0]);
         });
     }
 }
