@@ -369,6 +369,10 @@ impl Graphs {
         self.counts
     }
 
+    pub(super) fn use_graphs(&mut self, on: bool) {
+        self.on = on;
+    }
+
     pub(super) fn begin(&mut self, name: &'static str) {
         if self.depth == 0 {
             (self.name, self.stretch) = (name, 0);
@@ -406,7 +410,7 @@ impl Graphs {
 
     /// Whether the stretch is to be launched now.
     pub(super) fn full(&self) -> bool {
-        self.log.commands.len() >= FIRST.checked_shl(self.stretch as u32).unwrap_or(LONGEST).min(LONGEST)
+        self.log.commands.len() >= (FIRST << self.stretch.min(16)).min(LONGEST)
     }
 
     /// Launches what was noted.

@@ -113,6 +113,11 @@ impl Cuda {
         self.stream.lock().unwrap().total_launches()
     }
 
+    /// Whether work that comes again becomes graphs: it does unless `ROENTGEN_CUDA_GRAPHS=0`.
+    pub fn use_graphs(&self, on: bool) {
+        self.stream.lock().unwrap().use_graphs(on);
+    }
+
     /// Graphs made and launched since the device was opened.
     pub fn graphs(&self) -> Counts {
         self.stream.lock().unwrap().counts()

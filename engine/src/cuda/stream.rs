@@ -85,6 +85,11 @@ impl Stream {
         self.graphs.counts()
     }
 
+    pub(super) fn use_graphs(&mut self, on: bool) {
+        self.launch_noted();
+        self.graphs.use_graphs(on);
+    }
+
     /// From here to [`Self::end_step`] work is noted, and launched as graphs where it has come before.
     pub(super) fn begin_step(&mut self, name: &'static str) {
         self.graphs.begin(name);

@@ -41,14 +41,14 @@ impl Timing {
         }
     }
 
-    /// Whether someone wants to know when operations ran.
+    /// Whether someone listens to operations: a recorder, or a tool that draws them around their launches.
     pub(super) fn listens() -> bool {
         tracing::enabled!(target: profile::OP, Level::TRACE)
     }
 
     /// Before a launch.
     pub(super) fn begin(&mut self) -> Result<(), DriverError> {
-        self.on = Self::listens();
+        self.on = Self::listens() && profile::now().is_some();
         if !self.on {
             return Ok(());
         }

@@ -28,6 +28,7 @@ enum : Result {
     OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
     INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     FILE_NOT_FOUND = 301,
     INVALID_HANDLE = 400,
@@ -107,6 +108,8 @@ struct Function {
 
 struct Module {
     std::vector<std::unique_ptr<Function>> functions;
+    std::set<std::string> named;  // the functions of machine code; empty where the image was none
+    bool machine_code = false;
 };
 
 struct Context {

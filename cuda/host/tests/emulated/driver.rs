@@ -3,6 +3,8 @@
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
 
+use cuda_host::nvrtc;
+
 use crate::session::{Session, again, failures_of, run, run_all, shape, text};
 
 const INVALID: &str = "CUDA_ERROR_INVALID_VALUE";
@@ -251,6 +253,50 @@ fn streams_wait_for_events() {
             assert!(start.elapsed_ms(&end).expect("a time") >= 0.0);
         });
     }
+}
+
+/// The stand-in's streams run as late as they may: who forgets to wait for another stream reads what was there before.
+#[test]
+fn a_missing_wait_between_streams_shows() {
+    run(|session| {
+        session.stand_in().set_lazy_streams(true);
+        // SAFETY: waits are this test's subject.
+        unsafe { session.context.disable_event_tracking() };
+        for waits in [true, false] {
+            let copies = session.context.new_stream().expect("a stream");
+            let mut weight = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
+            let out = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
+            session.stream.synchronize().expect("no failure");
+            // An upload in one stream, its use in another.
+            copies.memcpy_htod(&[2.0_f32; 8], &mut weight).expect("an upload");
+            if waits {
+                let there = copies.record_event(None).expect("an event");
+                session.stream.wait(&there).expect("a wait");
+            }
+            let mut out = out;
+            session.stream.memcpy_dtod(&weight, &mut out).expect("a copy");
+            assert_eq!(session.download(&out), if waits { [2.0; 8] } else { [0.0; 8] });
+            copies.synchronize().expect("no failure");
+        }
+    });
+}
+
+/// Nothing of it runs, but it must be what the device would take.
+#[test]
+fn machine_code_must_be_a_devices_and_have_the_kernel() {
+    if nvrtc::load().is_none() {
+        return;
+    }
+    run(|session| {
+        let load = |image: Vec<u8>| session.context.load_module(cudarc::nvrtc::Ptx::from_binary(image));
+        let image = nvrtc::compile("gelu.cu", "sm_90a").expect("gelu.cu compiles");
+        let module = load(image.cubin).expect("a module");
+        module.load_function("gelu_f32").expect("a kernel of it");
+        let error = module.load_function("affine_f32").expect_err("one of another source");
+        assert_eq!(error.0, sys::CUresult::CUDA_ERROR_NOT_FOUND);
+        let program = std::fs::read(std::env::current_exe().expect("a path")).expect("this program");
+        session.fails(load(program), "CUDA_ERROR_INVALID_IMAGE", &["not for a CUDA device"]);
+    });
 }
 
 #[test]
