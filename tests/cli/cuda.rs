@@ -107,7 +107,12 @@ fn nothing_of_cuda_is_opened_before_it_is_asked_for() {
         (outcome, std::fs::read_to_string(&loaded).unwrap_or_default())
     };
     let generate = ["generate", "--model", tiny.name(), "--max-new-tokens", "2", "--prompt", "Write"];
-    for args in [&["--version"][..], &["--help"], &["inspect", tiny.name()], &[&generate[..], &["--device", "cpu"]].concat()] {
+    for args in [
+        &["--version"][..],
+        &["--help"],
+        &["inspect", tiny.name()],
+        &[&generate[..], &["--device", "cpu"]].concat(),
+    ] {
         let (outcome, said) = run(args);
         outcome.ok();
         assert_eq!(said, "", "{args:?}");

@@ -97,9 +97,16 @@ pub(super) unsafe fn launch_kernel(
 
 #[derive(Clone)]
 enum What {
-    Kernel { op: &'static str, function: Arc<Function>, shape: Shape },
+    Kernel {
+        op: &'static str,
+        function: Arc<Function>,
+        shape: Shape,
+    },
     /// Zeros.
-    Clear { address: u64, bytes: usize },
+    Clear {
+        address: u64,
+        bytes: usize,
+    },
 }
 
 #[derive(Clone)]
@@ -142,10 +149,9 @@ impl Log {
                 What::Kernel { function: f, shape: s, .. },
                 What::Kernel { function: other_f, shape: other_s, .. },
             ) => Arc::ptr_eq(f, other_f) && s == other_s,
-            (
-                What::Clear { address: a, bytes: n },
-                What::Clear { address: other_a, bytes: other_n },
-            ) => (a, n) == (other_a, other_n),
+            (What::Clear { address: a, bytes: n }, What::Clear { address: other_a, bytes: other_n }) => {
+                (a, n) == (other_a, other_n)
+            }
             _ => false,
         };
         alike && self.arguments(i) == other.arguments(i)
@@ -231,7 +237,14 @@ impl Graph {
                     }
                     Parameters::Clear(p) => {
                         let context = stream.context().cu_ctx();
-                        sys::cuGraphAddMemsetNode(&raw mut node, new.graph, after, count, &raw const p, context)
+                        sys::cuGraphAddMemsetNode(
+                            &raw mut node,
+                            new.graph,
+                            after,
+                            count,
+                            &raw const p,
+                            context,
+                        )
                     }
                 }
             }

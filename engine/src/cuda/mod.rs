@@ -90,8 +90,9 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(refuses)?;
         let stream: Arc<CudaStream> = context.new_stream().map_err(refuses)?;
         let pool = Arc::new(Pool::new(stream.clone()));
-        let status =
-            pool.lend(STATUS, || {}).ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
+        let status = pool
+            .lend(STATUS, || {})
+            .ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
         Ok(Self {
             constants: Mutex::default(),
             status: status.address(),

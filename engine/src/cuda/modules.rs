@@ -282,12 +282,17 @@ mod tests {
     #[test]
     fn embedded_images_are_of_these_sources() {
         for (name, image) in EMBEDDED {
-            let of_a_source = |target: &str| SOURCES.iter().any(|(source, code)| file_name(source, code, target) == *name);
+            let of_a_source =
+                |target: &str| SOURCES.iter().any(|(source, code)| file_name(source, code, target) == *name);
             let target = name.split('.').nth(1).unwrap();
             assert!(of_a_source(target), "{name} is of another version: write the images anew");
             assert_eq!(image.starts_with(b"\x7fELF"), target.starts_with("sm_"), "{name}");
         }
-        println!("{} embedded images, {} bytes", EMBEDDED.len(), EMBEDDED.iter().map(|e| e.1.len()).sum::<usize>());
+        println!(
+            "{} embedded images, {} bytes",
+            EMBEDDED.len(),
+            EMBEDDED.iter().map(|e| e.1.len()).sum::<usize>()
+        );
     }
 
     #[test]

@@ -13,7 +13,8 @@ use std::{env, mem, ptr};
 use thiserror::Error;
 
 /// Where tools name their library.
-const LIBRARY: &str = if cfg!(target_pointer_width = "64") { "NVTX_INJECTION64_PATH" } else { "NVTX_INJECTION32_PATH" };
+const LIBRARY: &str =
+    if cfg!(target_pointer_width = "64") { "NVTX_INJECTION64_PATH" } else { "NVTX_INJECTION32_PATH" };
 
 /// Functions of each module, with an unused one in front: `NvtxCallbackModule`. The first module is none.
 const MODULES: [usize; 7] = [0, 16, 9, 15, 7, 16, 7];
@@ -107,7 +108,7 @@ extern "C" fn export_table(number: u32) -> *const c_void {
 
 /// Why there are no ranges though a tool asks for them.
 #[derive(Debug, Error)]
-#[error("{LIBRARY}={}: {why}; no NVTX ranges", path.display())]
+#[error("{}={}: {why}; no NVTX ranges", LIBRARY, .path.display())]
 pub struct NvtxError {
     path: PathBuf,
     why: String,

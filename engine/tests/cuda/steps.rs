@@ -229,7 +229,8 @@ fn a_variable_turns_graphs_off() {
     for name in ["ROENTGEN_CUDA_GRAPHS", "ROENTGEN_CUDA_SYNC"] {
         let value = if name.ends_with("SYNC") { "1" } else { "0" };
         let mut again = Command::new(std::env::current_exe().unwrap());
-        let output = again.args(["--exact", "--ignored", "steps::with_graphs_off"]).env(name, value).output().unwrap();
+        let output =
+            again.args(["--exact", "--ignored", "steps::with_graphs_off"]).env(name, value).output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
     }
 }

@@ -265,7 +265,7 @@ fn a_missing_wait_between_streams_shows() {
         for waits in [true, false] {
             let copies = session.context.new_stream().expect("a stream");
             let mut weight = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
-            let out = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
+            let mut out = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
             session.stream.synchronize().expect("no failure");
             // An upload in one stream, its use in another.
             copies.memcpy_htod(&[2.0_f32; 8], &mut weight).expect("an upload");
@@ -273,7 +273,6 @@ fn a_missing_wait_between_streams_shows() {
                 let there = copies.record_event(None).expect("an event");
                 session.stream.wait(&there).expect("a wait");
             }
-            let mut out = out;
             session.stream.memcpy_dtod(&weight, &mut out).expect("a copy");
             assert_eq!(session.download(&out), if waits { [2.0; 8] } else { [0.0; 8] });
             copies.synchronize().expect("no failure");
