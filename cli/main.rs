@@ -15,6 +15,7 @@ mod inspect;
 mod interrupt;
 mod loading;
 mod merge;
+mod nvtx;
 mod open;
 mod output;
 mod parity;
@@ -32,8 +33,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use engine::profile::Nvtx;
 use tracing::Subscriber;
-use tracing_subscriber::filter::LevelFilter;
+use tracing::subscriber::set_global_default;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
 
 use crate::global::Global;
 
@@ -81,7 +85,15 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Top::Plain(command) => {
             // Nobody else listens: this cannot fail.
-            let _ = tracing::subscriber::set_global_default(log_lines(cli.global.verbose));
+            let _ = match Nvtx::from_environment() {
+                Ok(Some(tool)) => set_global_default(log_lines_and_ranges(cli.global.verbose, tool)),
+                Ok(None) => set_global_default(log_lines(cli.global.verbose)),
+                Err(error) => {
+                    let _ = set_global_default(log_lines(cli.global.verbose));
+                    tracing::warn!("{error}");
+                    Ok(())
+                }
+            };
             run(command, &cli.global, started)
         }
         Top::Profile(args) => {
@@ -117,18 +129,32 @@ fn run(command: &Command, global: &Global, started: Instant) -> Result<ExitCode>
     }
 }
 
-/// Writes log lines to stderr.
-fn log_lines(verbose: u8) -> impl Subscriber + Send + Sync + 'static {
-    let level = match verbose {
+fn level(verbose: u8) -> LevelFilter {
+    match verbose {
         0 => LevelFilter::WARN,
         1 => LevelFilter::INFO,
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
-    };
+    }
+}
+
+/// As [`log_lines`], and tells a tool of operations, modules and phases.
+fn log_lines_and_ranges(verbose: u8, tool: Nvtx) -> impl Subscriber + Send + Sync + 'static {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+        .with_target(false)
+        .without_time();
+    let ranges = nvtx::Ranges(tool).with_filter(filter_fn(nvtx::is_range));
+    tracing_subscriber::registry().with(lines.with_filter(level(verbose))).with(ranges)
+}
+
+/// Writes log lines to stderr.
+fn log_lines(verbose: u8) -> impl Subscriber + Send + Sync + 'static {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
-        .with_max_level(level)
+        .with_max_level(level(verbose))
         .with_target(false)
         .without_time()
         .finish()

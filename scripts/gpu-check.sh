@@ -4,8 +4,10 @@
 #   sh scripts/gpu-check.sh gather FOLDER    here: builds, and gathers all that the check needs
 #   sh FOLDER/gpu-check.sh [OUT]             on the machine with the GPU: no network, no Rust; its driver, and its NVRTC if it has one
 #
-# No speed yet: the benches run on the processor alone. The second writes OUT/result.json, OUT/result.txt (a line for each step) and a log of each step, and ends with 1 if a step failed.
+# The second writes OUT/result.json, OUT/result.txt (a line for each step, then the tables of what was timed) and a log of each step, and ends
+# with 1 if a step failed. Where Python has PyTorch with CUDA, the same products and attentions are timed in it, beside ours.
 # Machine code for sm_80 and sm_90a goes along if NVRTC is here (ROENTGEN_NVRTC, as scripts/test.sh sets it).
+# GPU_CHECK_DRY=1 takes the second step with small shapes and few cases: to try it on the stand-in driver (cuda/host/README.md).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -39,50 +41,132 @@ gather() {
     cp -r tests/fixtures/smolvlm-tiny tests/fixtures/optim "$folder/fixtures/"
     mkdir -p "$folder/cuda"
     cp -r cuda/*.cu cuda/common "$folder/cuda/"
-    cp scripts/gpu-check.sh "$folder/"
+    cp scripts/gpu-check.sh scripts/gpu_torch.py "$folder/"
     git rev-parse HEAD >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
-    du -sh "$folder"
+    size=$(du -sm "$folder" | cut -f 1)
+    echo "$folder: $size MB"
+    if [ "$size" -ge 60 ]; then
+        echo "error: over 60 MB" >&2
+        exit 1
+    fi
 }
 
 check() {
     out=${1:-$here/result}
     mkdir -p "$out"
+    out=$(cd "$out" && pwd)
     export ROENTGEN_CUDA=device REQUIRE_CUDA=1 ROENTGEN_TEST_DEVICE=cuda ROENTGEN_KERNELS="$here/cuda" ROENTGEN_FIXTURES="$here/fixtures"
     export RUST_BACKTRACE=0
     failed=0
     steps=
     : >"$out/result.txt"
-    # step NAME COMMAND…: one line of the table, one entry of the JSON, one log.
+    # note NAME OK SECONDS SUMMARY [FILE]: a line of the table and an entry of the JSON, with the JSON in FILE as its `run`.
+    note() {
+        printf '%-24s %-6s %5d s  %s\n' "$1" "$2" "$3" "$4" | tee -a "$out/result.txt"
+        run=
+        if [ -n "${5:-}" ] && [ -s "$5" ]; then run=",\"run\":$(cat "$5")"; fi
+        steps="$steps${steps:+,}{\"name\":\"$1\",\"ok\":$2,\"seconds\":$3,\"summary\":\"$4\"$run}"
+    }
+    # step NAME COMMAND…: a check, with a log.
     step() {
         name=$1
         shift
         begin=$(date +%s)
-        if timeout 500 "$@" >"$out/$name.log" 2>&1; then ok=true; else ok=false failed=1; fi
-        seconds=$(($(date +%s) - begin))
+        if timeout "${limit:-500}" "$@" >"$out/$name.log" 2>&1; then ok=true; else ok=false failed=1; fi
         summary=$(grep -hE '^test result:|^all .* stages|^first stage' "$out/$name.log" | tail -n 1 | tr -d '"\\')
-        printf '%-22s %-6s %5d s  %s\n' "$name" "$ok" "$seconds" "$summary" | tee -a "$out/result.txt"
-        steps="$steps${steps:+,}{\"name\":\"$name\",\"ok\":$ok,\"seconds\":$seconds,\"summary\":\"$summary\"}"
+        note "$name" $ok $(($(date +%s) - begin)) "$summary"
+    }
+    # timed NAME COMMAND…: `bench …` of the program, which prints a table and writes a run. Operations are measured by the host's clock around a wait; the
+    # profile of the same run, below its table, has the device's own (events), over all repeats and the first comparison.
+    timed() {
+        name=$1
+        shift
+        begin=$(date +%s)
+        rm -f "$out/$name.json"
+        profile=
+        if [ "$1" = op ]; then profile="profile --force --out $out/$name.profile"; fi
+        # shellcheck disable=SC2086 # no word, or four
+        if timeout "${limit:-500}" "$bin/roentgen" $profile bench "$@" --device cuda --out "$out/$name.json" >"$out/$name.log" 2>"$out/$name.err"; then
+            ok=true
+        else
+            ok=false failed=1
+        fi
+        note "$name" $ok $(($(date +%s) - begin)) "$(grep -h '^error' "$out/$name.err" | head -n 1 | tr -d '"\\')" "$out/$name.json"
+        tables="$tables $name"
     }
     bin="$here/bin"
     tiny="$here/fixtures/smolvlm-tiny"
+    tables=
+    if [ "${GPU_CHECK_DRY:-0}" = 1 ]; then
+        export PROPTEST_CASES=1
+        # One test asks whether this is hardware.
+        kernels=kernels::elementwise operations=affine runtime="--skip an_emulated_device"
+        large="$tiny/config.json" small="$tiny/config.json"
+        few="--seconds 0.01 --tokens 24" length="--prefill 8 --decode 8 --tokens 4 --repeats 1" text="--text-tokens 8 --repeats 1"
+    else
+        kernels=kernels:: operations= runtime=
+        large=vicuna-7b small=smolvlm
+        few="--seconds 0.3" length="--prefill 512 --decode 0,512 --tokens 128 --repeats 5" text="--text-tokens 1699 --repeats 5"
+    fi
+
     step devices "$bin/roentgen" devices --json --device cuda
-    step kernels "$bin/kernels" kernels:: --test-threads=1
-    step runtime "$bin/runtime"
-    step operations "$bin/ops" --skip paths
+    # shellcheck disable=SC2086 # empty, or words
+    {
+        limit=1500 step kernels "$bin/kernels" $kernels --test-threads=1
+        step runtime "$bin/runtime" $runtime
+        limit=1500 step operations "$bin/ops" $operations --skip paths
+    }
     step parity-f32 "$bin/roentgen" parity "$tiny" "$tiny/base.safetensors" --device cuda
     # The same once more with what NVRTC of this machine makes of the sources.
-    mv "$bin/cuda-images" "$bin/cuda-images.aside" 2>/dev/null || true
-    step operations-nvrtc "$bin/ops" --skip paths
-    mv "$bin/cuda-images.aside" "$bin/cuda-images" 2>/dev/null || true
+    if [ -d "$bin/cuda-images" ]; then
+        mv "$bin/cuda-images" "$bin/cuda-images.aside"
+        # shellcheck disable=SC2086
+        limit=1500 step operations-nvrtc "$bin/ops" $operations --skip paths
+        mv "$bin/cuda-images.aside" "$bin/cuda-images"
+    fi
     if command -v compute-sanitizer >/dev/null; then
         export PROPTEST_CASES=4
         for tool in memcheck racecheck; do
-            step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$bin/ops" --skip paths
+            # shellcheck disable=SC2086
+            step "$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 "$bin/ops" $operations --skip paths
         done
     else
         echo "no compute-sanitizer on this machine" | tee -a "$out/result.txt"
     fi
-    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '"\\')
+
+    # Only what is right is worth timing. Each case of `bench op` is held against the oracle first.
+    # shellcheck disable=SC2086
+    if [ $failed -eq 0 ]; then
+        for model in "$large" "$small"; do
+            which=$([ "$model" = "$large" ] && echo large || echo small)
+            limit=1500 timed "matmul-$which" op matmul --model "$model" $few
+            limit=1500 timed "linear_nf4-$which" op linear_nf4 --model "$model" --nf4 $few
+            limit=1500 timed "attention-$which" op attention --model "$model" $few
+            limit=1500 timed "attention_grad-$which" op attention_grad --model "$model" --nf4 --train $few
+            limit=1500 timed "decode-$which" model "$model" --nf4 $length
+            export ROENTGEN_CUDA_GRAPHS=0
+            limit=1500 timed "decode-$which-no-graphs" model "$model" --nf4 $length
+            unset ROENTGEN_CUDA_GRAPHS
+            [ "$large" != "$small" ] || break
+        done
+        limit=1500 timed qlora-small model "$small" --nf4 --train --checkpointing $text
+        if command -v python3 >/dev/null && python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+            begin=$(date +%s)
+            if timeout 900 python3 "$here/gpu_torch.py" "$out/torch.json" >"$out/torch.log" 2>"$out/torch.err"; then ok=true; else ok=false failed=1; fi
+            note torch $ok $(($(date +%s) - begin)) "$(tail -n 1 "$out/torch.err" | tr -d '"\\')" "$out/torch.json"
+            tables="$tables torch"
+        else
+            echo "no PyTorch with CUDA on this machine" | tee -a "$out/result.txt"
+        fi
+    else
+        echo "nothing was timed: a check failed" | tee -a "$out/result.txt"
+    fi
+    for name in $tables; do
+        printf '\n== %s\n' "$name"
+        cat "$out/$name.log"
+        grep -v '^error' "$out/$name.err" || true
+    done >>"$out/result.txt"
+    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1 | tr -d '"\\' || true)
     printf '{"commit":"%s","gpu":"%s","ok":%s,"steps":[%s]}\n' "$(cat "$here/commit")" "$gpu" \
         "$([ $failed -eq 0 ] && echo true || echo false)" "$steps" >"$out/result.json"
     exit $failed
@@ -90,7 +174,7 @@ check() {
 
 case ${1:-} in
 gather)
-    [ $# -eq 2 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+    [ $# -eq 2 ] || { sed -n '2,11p' "$0" >&2; exit 2; }
     gather "$2"
     ;;
 *) check "$@" ;;

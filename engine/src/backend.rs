@@ -86,6 +86,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
         let _ = (work, told);
     }
+    /// What follows comes again and again, until [`Self::end_step`]: [`Device::step`]. Steps may nest.
+    fn begin_step(&self, name: &'static str) {
+        let _ = name;
+    }
+    /// The step that was begun last is over.
+    fn end_step(&self) {}
     /// The backend's name with what tells this device from others of the backend.
     fn description(&self) -> String {
         Self::NAME.into()
@@ -184,6 +190,8 @@ trait AnyBackend: Any + Send + Sync {
     fn trim(&self);
     fn health(&self) -> Result<()>;
     fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize));
+    fn begin_step(&self, name: &'static str);
+    fn end_step(&self);
     fn description(&self) -> String;
 }
 
@@ -219,6 +227,12 @@ impl<B: Backend> AnyBackend for B {
     }
     fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize)) {
         Backend::prepare(self, work, told);
+    }
+    fn begin_step(&self, name: &'static str) {
+        Backend::begin_step(self, name);
+    }
+    fn end_step(&self) {
+        Backend::end_step(self);
     }
     fn description(&self) -> String {
         Backend::description(self)
@@ -291,6 +305,22 @@ impl Device {
         self.0.backend.prepare(work, &mut |done, total| {
             self.tell(Progress::Kernels { done: done as u64, total: total as u64 });
         });
+    }
+
+    /// Runs `work`, which the caller will do again and again in the same form: a decode step, a micro-batch. `name` tells such works apart. A
+    /// device may keep what it learns of it (on CUDA, graphs of its launches); no result depends on it. An error that the device
+    /// meets at the end is the error of the next read.
+    pub fn step<R>(&self, name: &'static str, work: impl FnOnce() -> R) -> R {
+        /// Also where `work` panics.
+        struct Step<'a>(&'a Device);
+        impl Drop for Step<'_> {
+            fn drop(&mut self) {
+                self.0.0.backend.end_step();
+            }
+        }
+        self.0.backend.begin_step(name);
+        let _step = Step(self);
+        work()
     }
 
     /// Bytes in use and at the peak.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use engine::profile::{Scope, phase};
-use engine::{Rng, Tensor, no_grad};
+use engine::{DType, Rng, Tensor, no_grad};
 
 use crate::error::{Error, Result};
 use crate::llama::{Cache, Llama, Places};
@@ -226,8 +226,10 @@ struct Run<'a> {
     pads: Vec<usize>,
     /// Mask over the whole cache, if any sequence is padded.
     key_mask: Option<Tensor>,
-    /// Hidden state of the last position, `[batch, 1, hidden]`.
-    hidden: Tensor,
+    /// Type of hidden states.
+    dtype: DType,
+    /// Of the last position.
+    logits: Logits,
     started: Instant,
     timings: Timings,
 }
@@ -292,7 +294,9 @@ impl<'a> Run<'a> {
         let timings = Timings { prompt_tokens: batch * longest, ..Timings::default() };
         let vocab = model.config().vocab_size;
         let tokens = tokenizer.map_or(vocab, |t| t.vocab_size().min(vocab));
-        Ok(Self { model, options, tokens, sequences, cache, pads, key_mask, hidden, started, timings })
+        let logits = Logits::of(&model.logits(&hidden)?, tokens, &options.sampling)?;
+        let dtype = hidden.dtype();
+        Ok(Self { model, options, tokens, sequences, cache, pads, key_mask, dtype, logits, started, timings })
     }
 
     fn finish(
@@ -306,7 +310,8 @@ impl<'a> Run<'a> {
         let since = Instant::now();
         while self.sequences.iter().any(|s| s.finish.is_none()) {
             let _phase = phase("decode");
-            self.step(&next)?;
+            // Nothing but the cache lives from one step to the next: each finds the same memory free.
+            self.model.device().step("decode", || self.step(&next))?;
             self.timings.decode_steps += 1;
             next = self.choose(on_text)?;
         }
@@ -325,7 +330,6 @@ impl<'a> Run<'a> {
 
     /// Chooses a token for every sequence that goes on, and says which were chosen.
     fn choose(&mut self, on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>) -> Result<Vec<u32>> {
-        let logits = Logits::of(&self.model.logits(&self.hidden)?, self.tokens, &self.options.sampling)?;
         let room = self.model.config().max_position_embeddings - self.cache.len();
         let mut next = vec![0; self.sequences.len()];
         let mut cancelled = false;
@@ -333,7 +337,7 @@ impl<'a> Run<'a> {
             if sequence.finish.is_some() {
                 continue;
             }
-            let id = logits.choose(i, &self.options.sampling, &sequence.seen, &mut sequence.rng)?;
+            let id = self.logits.choose(i, &self.options.sampling, &sequence.seen, &mut sequence.rng)?;
             next[i] = id;
             if self.options.stop_tokens.contains(&id) {
                 sequence.finish = Some(Finish::StopToken(id));
@@ -369,18 +373,19 @@ impl<'a> Run<'a> {
         Ok(next)
     }
 
-    /// Feeds the chosen tokens.
+    /// Feeds the chosen tokens, and reads what the choice of the next needs.
     fn step(&mut self, next: &[u32]) -> Result<()> {
         let device = self.model.device();
         let batch = next.len();
-        let embeds = self.model.embed(next, batch)?.to_dtype(self.hidden.dtype())?;
+        let embeds = self.model.embed(next, batch)?.to_dtype(self.dtype)?;
         let seen = self.cache.len();
         let positions: Vec<u32> = self.pads.iter().map(|pad| (seen - pad) as u32).collect();
         let places = Places {
             positions: Tensor::from_slice(&positions, &[batch, 1], device)?,
             key_mask: self.key_mask.as_ref().map(|m| m.narrow(1, 0, seen + 1)).transpose()?,
         };
-        self.hidden = self.model.forward(&embeds, &places, Some(&mut self.cache))?;
+        let hidden = self.model.forward(&embeds, &places, Some(&mut self.cache))?;
+        self.logits = Logits::of(&self.model.logits(&hidden)?, self.tokens, &self.options.sampling)?;
         Ok(())
     }
 }

@@ -64,3 +64,61 @@ fn generation_is_the_cpus() {
     let cuda = finish(generate.args(["--device", "cuda"])).ok().stdout;
     assert_eq!(cuda, roentgen(args).ok().stdout);
 }
+
+/// Libraries by the names that are looked for, which write to a file when they are loaded.
+fn telling_libraries(folder: &Path) -> Option<std::path::PathBuf> {
+    let source = folder.join("tell.cpp");
+    std::fs::write(
+        &source,
+        r#"
+        #include <cstdio>
+        #include <cstdlib>
+        __attribute__((constructor)) static void tell() {
+            if (FILE* out = std::fopen(std::getenv("LOADED"), "a")) { std::fputs(NAME "\n", out); std::fclose(out); }
+        }
+        "#,
+    )
+    .unwrap();
+    let libraries = folder.join("libraries");
+    std::fs::create_dir(&libraries).unwrap();
+    for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so", "libnvrtc.so.13", "libnvToolsExt.so.1"] {
+        let mut compiler = Command::new(std::env::var("CXX").unwrap_or_else(|_| "g++".into()));
+        compiler.args(["-shared", "-fPIC", &format!("-DNAME=\"{name}\""), "-o"]);
+        match compiler.arg(libraries.join(name)).arg(&source).status() {
+            Ok(status) => assert!(status.success()),
+            Err(e) => {
+                println!("SKIP: no C++ compiler: {e}");
+                return None;
+            }
+        }
+    }
+    Some(libraries)
+}
+
+/// What CUDA needs is opened when a CUDA device is asked for, and not before.
+#[test]
+fn nothing_of_cuda_is_opened_before_it_is_asked_for() {
+    let tiny = Tiny::new();
+    let Some(libraries) = telling_libraries(tiny.path()) else { return };
+    let loaded = tiny.path().join("loaded");
+    let run = |args: &[&str]| {
+        let mut program = command();
+        let outcome = finish(program.args(args).env("LD_LIBRARY_PATH", &libraries).env("LOADED", &loaded));
+        (outcome, std::fs::read_to_string(&loaded).unwrap_or_default())
+    };
+    let generate = ["generate", "--model", tiny.name(), "--max-new-tokens", "2", "--prompt", "Write"];
+    for args in [
+        &["--version"][..],
+        &["--help"],
+        &["inspect", tiny.name()],
+        &[&generate[..], &["--device", "cpu"]].concat(),
+    ] {
+        let (outcome, said) = run(args);
+        outcome.ok();
+        assert_eq!(said, "", "{args:?}");
+    }
+    let (outcome, said) = run(&[&generate[..], &["--device", "cuda"]].concat());
+    assert!(said.contains("libcuda"), "{said}");
+    // It is no driver, which is said like every other reason.
+    outcome.fails(&["cuda: "]);
+}

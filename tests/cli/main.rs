@@ -10,6 +10,7 @@ mod generate;
 mod hostile;
 mod inspect;
 mod kill;
+mod nvtx;
 mod profile;
 mod program;
 mod qlora;

@@ -197,7 +197,9 @@ impl Session<'_> {
             }
         }
         let lr = self.config.optimizer.lr * s.shape.factor(done, s.warmup(self.plan.total), self.plan.total);
-        self.optimizer.step(&mut sum.gradients, done + 1, lr, clip_factor(norm, t.clip_norm))?;
+        device.step("optimizer", || {
+            self.optimizer.step(&mut sum.gradients, done + 1, lr, clip_factor(norm, t.clip_norm))
+        })?;
         Ok(StepRecord {
             step: done + 1,
             epoch: (done + 1) as f64 / self.plan.steps_per_epoch as f64,

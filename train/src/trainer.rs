@@ -141,12 +141,14 @@ impl Trainer<'_> {
                 Normalisation::Tokens => 1.0 / counted as f64,
                 Normalisation::MicroBatches => 1.0 / (micro_batches * at.len()) as f64,
             };
-            let forward = phase("forward");
-            let loss = self.loss_sum(&batch, &at, &labels)?.affine(share as f32, 0.0)?;
-            sum.loss += loss.item()?;
-            drop(forward);
-            let _phase = phase("backward");
-            sum.gradients.accumulate(loss.backward()?)?;
+            self.device().step("micro-batch", || {
+                let forward = phase("forward");
+                let loss = self.loss_sum(&batch, &at, &labels)?.affine(share as f32, 0.0)?;
+                sum.loss += loss.item()?;
+                drop(forward);
+                let _phase = phase("backward");
+                Ok::<_, Error>(sum.gradients.accumulate(loss.backward()?)?)
+            })?;
         }
         Ok(sum)
     }

@@ -160,7 +160,9 @@ fn decode(text: &Llama, meter: &Meter, depth: usize, tokens: usize) -> Result<Fi
     meter.figure(name, Kind::Decode, Some(tokens), prepare, |mut cache| {
         let mut id = 1u32;
         for _ in 0..tokens {
-            id = last_logits(text, &text.embed(&[id], 1)?, &mut cache)?.argmax()?.to_vec::<u32>()?[0];
+            id = text.device().step("decode", || -> Result<u32> {
+                Ok(last_logits(text, &text.embed(&[id], 1)?, &mut cache)?.argmax()?.to_vec::<u32>()?[0])
+            })?;
         }
         Ok(())
     })

@@ -92,7 +92,7 @@ impl Training {
         let mut parts: [Vec<f64>; 3] = Default::default();
         let mut seconds = Vec::new();
         let mut losses = Vec::new();
-        let mut step = |number: usize| -> Result<()> {
+        let mut once = |number: usize| -> Result<()> {
             let _dropout = adapter.dropout().during(number as u64 + 1);
             let begun = Instant::now();
             let loss = loss(&subject.network, &batch, stream)?;
@@ -111,6 +111,7 @@ impl Training {
             }
             Ok(())
         };
+        let mut step = |number: usize| meter.device.step("training step", || once(number));
         // The first one fills pools and caches.
         let (done, work) = work(|| step(0));
         done?;

@@ -58,9 +58,35 @@ pub struct StandIn {
     set_schedule: unsafe extern "C" fn(c_int, c_int, u64),
     set_lazy_streams: unsafe extern "C" fn(c_int),
     take_failures: unsafe extern "C" fn(*mut c_char, usize) -> usize,
+    launches: unsafe extern "C" fn(*mut [u64; 2]),
+}
+
+/// Calls of the driver that launched something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Launches {
+    /// A kernel by itself.
+    pub kernels: u64,
+    /// A graph.
+    pub graphs: u64,
+}
+
+impl std::ops::Sub for Launches {
+    type Output = Self;
+    fn sub(self, before: Self) -> Self {
+        Self { kernels: self.kernels - before.kernels, graphs: self.graphs - before.graphs }
+    }
 }
 
 impl StandIn {
+    /// Launches of the whole process so far.
+    pub fn launches(&self) -> Launches {
+        let mut counts = [0; 2];
+        // SAFETY: the place is this function's.
+        unsafe { (self.launches)(&raw mut counts) };
+        let [kernels, graphs] = counts;
+        Launches { kernels, graphs }
+    }
+
     /// The schedule of the launches that this thread makes from now on.
     pub fn set_schedule(&self, schedule: Schedule) {
         let Schedule { order, copies, seed } = schedule;
@@ -152,6 +178,7 @@ fn open() -> Option<StandIn> {
                 .get(b"emulator_set_lazy_streams\0")
                 .expect("a control of the stand-in"),
             take_failures: *library.get(b"emulator_take_failures\0").expect("a control of the stand-in"),
+            launches: *library.get(b"emulator_launches\0").expect("a control of the stand-in"),
         }
     };
     Some(stand_in)

@@ -104,12 +104,25 @@ pub(super) fn text(error: DriverError) -> String {
     }
 }
 
+/// The first function that a library by the driver's name lacks, though drivers of any age have it: calling it would be a panic of cudarc.
+fn missing() -> Option<&'static str> {
+    // SAFETY: asked for when the library is there.
+    let library = unsafe { sys::culib() };
+    ["cuDriverGetVersion", "cuInit", "cuGetErrorName", "cuGetErrorString"].into_iter().find(|name| {
+        // SAFETY: only looked for, not called.
+        unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err()
+    })
+}
+
 /// Looks for the driver and its devices. Nothing of CUDA is touched before the first call, and nothing panics: cudarc does where a
 /// library or a symbol is missing, so both are asked for first.
 pub fn availability() -> Availability {
     // SAFETY: opens the driver library, as every CUDA program does.
     if !unsafe { sys::is_culib_present() } {
         return Availability::NoDriver;
+    }
+    if let Some(name) = missing() {
+        return Availability::Failed(format!("its library has no {name}; is it a stub?"));
     }
     let mut driver = 0;
     // SAFETY: the place is this function's; the call may come before `cuInit`.

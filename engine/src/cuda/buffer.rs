@@ -25,7 +25,7 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct Idle {
-    /// By class; in each class the one that was freed last is at the end.
+    /// By class, with the time at which each was freed. Of a class the last is lent first.
     blocks: BTreeMap<usize, Vec<(u64, Block)>>,
     frees: u64,
     idle: usize,
@@ -48,9 +48,11 @@ impl Idle {
     fn make_room(&mut self, room: usize) -> Vec<Block> {
         let mut out = Vec::new();
         while self.idle > 0 && self.live + self.idle + room > self.most_live {
-            let oldest = self.blocks.values_mut().filter(|b| !b.is_empty()).min_by_key(|b| b[0].0);
-            let Some(blocks) = oldest else { break };
-            let (_, block) = blocks.remove(0);
+            let each = self.blocks.iter().flat_map(|(class, blocks)| {
+                blocks.iter().enumerate().map(move |(i, (stamp, _))| (*stamp, *class, i))
+            });
+            let Some((_, class, i)) = each.min() else { break };
+            let (_, block) = self.blocks.get_mut(&class).expect("a class with blocks").remove(i);
             self.idle -= block.class;
             out.push(block);
         }
@@ -75,19 +77,20 @@ impl Pool {
         Self { stream, idle: Mutex::default() }
     }
 
-    /// Room for `bytes`, with unspecified contents; `None` if the device has none.
-    pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<CudaBuffer> {
+    /// Room for `bytes`, with unspecified contents; `None` if the device has none. `launch` is called before a block goes back to the device:
+    /// work that uses it and was noted for later must be in the stream by then.
+    pub(super) fn lend(self: &Arc<Self>, bytes: usize, launch: impl Fn()) -> Option<CudaBuffer> {
         let class = size_class(bytes)?;
         let mut idle = self.idle.lock().unwrap();
         let block = if let Some(block) = idle.take(class) {
             block
         } else {
-            self.give_back(idle.make_room(class));
+            self.give_back(idle.make_room(class), &launch);
             match self.create(class) {
                 Some(block) => block,
                 None if idle.idle > 0 => {
                     // What lies idle may be all that is missing; it is free when the stream has come to it.
-                    self.give_back(idle.all());
+                    self.give_back(idle.all(), &launch);
                     self.stream.synchronize().ok()?;
                     self.create(class)?
                 }
@@ -107,7 +110,10 @@ impl Pool {
         Some(Block { address, class })
     }
 
-    fn give_back(&self, blocks: Vec<Block>) {
+    fn give_back(&self, blocks: Vec<Block>, launch: impl Fn()) {
+        if !blocks.is_empty() {
+            launch();
+        }
         let context = self.stream.context();
         for block in blocks {
             context.record_err(context.bind_to_thread());
@@ -122,18 +128,25 @@ impl Pool {
         [idle.live, idle.idle, idle.most_held]
     }
 
-    /// Gives idle blocks back to the device, and counts the mark anew.
-    pub(super) fn trim(&self) {
+    /// Gives idle blocks back to the device, and counts the mark anew. `launch` as in [`Self::lend`].
+    pub(super) fn trim(&self, launch: impl Fn()) {
         let mut idle = self.idle.lock().unwrap();
-        self.give_back(idle.all());
+        self.give_back(idle.all(), launch);
         idle.most_live = idle.live;
+    }
+
+    /// Forgets in which order blocks were freed: work that finds the same blocks idle gets the same ones in the same order.
+    pub(super) fn settle(&self) {
+        for blocks in self.idle.lock().unwrap().blocks.values_mut() {
+            blocks.sort_unstable_by_key(|(_, block)| std::cmp::Reverse(block.address));
+        }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
         let blocks = self.idle.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).all();
-        self.give_back(blocks);
+        self.give_back(blocks, || {});
     }
 }
 

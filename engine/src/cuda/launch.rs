@@ -1,9 +1,8 @@
 //! Putting a launch together by the convention of `cuda/README.md`: pointers, layouts of strided operands, scalars.
 
 use std::borrow::Cow;
-use std::ffi::c_void;
 
-use super::availability::text;
+use super::graphs::Shape;
 use super::view::{Heads, Rows, View};
 use super::{Cuda, CudaBuffer};
 use crate::fault::Fault;
@@ -222,36 +221,40 @@ impl Launch<'_> {
         let lengths = std::iter::repeat_n(8, self.pointers.len())
             .chain(self.lengths.iter().map(|words| 4 * words))
             .chain(std::iter::repeat_n(4, self.scalars.len()));
-        if !lengths.clone().eq(function.parameters.iter().copied()) {
+        if !lengths.clone().eq(function.parameters.iter().map(|p| p.bytes)) {
             let given: Vec<usize> = lengths.collect();
+            let takes: Vec<usize> = function.parameters.iter().map(|p| p.bytes).collect();
             return Err(Error::Device(format!(
-                "cuda: {} takes arguments of {:?} bytes, not {given:?}",
-                self.entry, function.parameters
+                "cuda: {} takes arguments of {takes:?} bytes, not {given:?}",
+                self.entry
             )));
         }
         let mut stream = self.gpu.stream.lock().unwrap();
         for &(at, fault) in &self.faults {
             self.scalars[at] = stream.watch(fault);
         }
-        let mut arguments: Vec<*mut c_void> = Vec::with_capacity(function.parameters.len());
-        arguments.extend(self.pointers.iter_mut().map(|p| std::ptr::from_mut(p).cast()));
-        let mut rest = &mut self.layouts[..];
-        for &words in &self.lengths {
-            let (layout, after) = rest.split_at_mut(words.div_ceil(2));
-            arguments.push(layout.as_mut_ptr().cast());
+        let mut words = vec![0_u64; function.words()];
+        let block_of_arguments: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        let mut rest = &self.layouts[..];
+        let layouts = self.lengths.iter().map(|&words| {
+            let (layout, after) = rest.split_at(words.div_ceil(2));
             rest = after;
+            &bytemuck::cast_slice(layout)[..4 * words]
+        });
+        let values = (self.pointers.iter().map(bytemuck::bytes_of))
+            .chain(layouts)
+            .chain(self.scalars.iter().map(bytemuck::bytes_of));
+        for (value, parameter) in values.zip(&function.parameters) {
+            block_of_arguments[parameter.offset..parameter.offset + parameter.bytes].copy_from_slice(value);
         }
-        arguments.extend(self.scalars.iter_mut().map(|s| std::ptr::from_mut(s).cast()));
+        let shape = Shape { grid: grid.map(|n| n as u32), block, shared: shared as u32 };
         // SAFETY: the arguments have the sizes of the kernel's parameters, compared above, and the meaning that `cuda/README.md` gives them;
         // pointers are of buffers that live until later commands of this stream reuse their memory.
-        let launched = unsafe {
-            let grid = grid.map(|n| n as u32);
-            stream.launch(self.op, &function, grid, block, shared as u32, &mut arguments)
-        };
+        let launched = unsafe { stream.launch(self.op, &function, shape, &words) };
         let done = match launched {
             Ok(()) if self.gpu.sync => stream.finish(),
             Ok(()) => Ok(()),
-            Err(e) => Err(Error::Device(format!("cuda: {}", text(e)))),
+            Err(e) => Err(e),
         };
         drop(stream);
         done.map_err(|e| match e {

@@ -6,6 +6,7 @@
 
 mod availability;
 mod buffer;
+mod graphs;
 mod launch;
 mod modules;
 mod nvrtc;
@@ -38,6 +39,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 
 pub use availability::{Availability, DeviceFacts, availability};
 pub use buffer::CudaBuffer;
+pub use graphs::Counts;
 pub use modules::write_images;
 
 use buffer::Pool;
@@ -48,6 +50,9 @@ use crate::{Backend, Device, Error, Result};
 
 /// Waits for every launch by itself, so that an error names its operation and shapes.
 const SYNC: &str = "ROENTGEN_CUDA_SYNC";
+
+/// Bytes up to which a write within a step travels as a kernel's argument: `cuda/upload.cu`.
+const SMALL: usize = 64;
 
 /// Tables that kernels read, by what they are.
 type Constants = HashMap<(&'static str, u64), Arc<CudaBuffer>>;
@@ -86,8 +91,9 @@ impl Cuda {
         let context = CudaContext::new(ordinal).map_err(refuses)?;
         let stream: Arc<CudaStream> = context.new_stream().map_err(refuses)?;
         let pool = Arc::new(Pool::new(stream.clone()));
-        let status =
-            pool.lend(STATUS).ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
+        let status = pool
+            .lend(STATUS, || {})
+            .ok_or_else(|| Error::Device(format!("cuda: {} has no memory", facts.name)))?;
         Ok(Self {
             constants: Mutex::default(),
             status: status.address(),
@@ -104,9 +110,23 @@ impl Cuda {
         &self.facts
     }
 
-    /// Launches since the device was opened.
+    /// Kernels that ran, or will, since the device was opened.
     pub fn launches(&self) -> u64 {
         self.stream.lock().unwrap().total_launches()
+    }
+
+    /// Whether work that comes again becomes graphs: it does unless `ROENTGEN_CUDA_GRAPHS=0`.
+    pub fn use_graphs(&self, on: bool) {
+        self.stream.lock().unwrap().use_graphs(on);
+    }
+
+    /// Graphs made and launched since the device was opened.
+    pub fn graphs(&self) -> Counts {
+        self.stream.lock().unwrap().counts()
+    }
+
+    fn lend(&self, bytes: usize) -> Option<CudaBuffer> {
+        self.pool.lend(bytes, || self.stream.lock().unwrap().launch_noted())
     }
 
     /// Bytes of device memory: that tensors hold, that are kept for reuse, and the most that both were at one time.
@@ -133,7 +153,7 @@ impl Cuda {
 
     /// Room for a kernel's intermediate values.
     fn temporary(&self, op: &'static str, bytes: usize) -> Result<CudaBuffer> {
-        self.pool.lend(bytes).ok_or_else(|| Error::OutOfMemory {
+        self.lend(bytes).ok_or_else(|| Error::OutOfMemory {
             device: format!("{} ({op})", Self::NAME),
             bytes,
             in_use: self.pool.bytes()[0],
@@ -145,6 +165,16 @@ impl Cuda {
         let buffer = self.temporary(op, bytes)?;
         self.clear(&buffer)?;
         Ok(buffer)
+    }
+
+    /// A write that can be noted: unlike a copy from pinned memory it holds its bytes itself.
+    fn write_by_kernel(&self, buffer: &CudaBuffer, at: usize, data: &[u8]) -> Result<()> {
+        assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        let mut words = [0_u32; SMALL / 4];
+        bytemuck::cast_slice_mut(&mut words)[..data.len()].copy_from_slice(data);
+        let mut k = self.kernel("upload", "upload_u8", "upload");
+        k.at(buffer.address() + at as u64).layout(&words).word(data.len());
+        k.run([1, 1, 1], [SMALL as u32, 1], 0)
     }
 
     fn clear(&self, buffer: &CudaBuffer) -> Result<()> {
@@ -167,17 +197,20 @@ impl Backend for Cuda {
     type Buffer = CudaBuffer;
 
     fn allocate(&self, bytes: usize) -> Option<CudaBuffer> {
-        let buffer = self.pool.lend(bytes)?;
+        let buffer = self.lend(bytes)?;
         // A device that fails here fails the next call too, which can say why.
         let _ = self.clear(&buffer);
         Some(buffer)
     }
 
     fn allocate_for_output(&self, bytes: usize) -> Option<CudaBuffer> {
-        self.pool.lend(bytes)
+        self.lend(bytes)
     }
 
     fn write(&self, buffer: &CudaBuffer, at: usize, data: &[u8]) -> Result<()> {
+        if !data.is_empty() && data.len() <= SMALL && self.stream.lock().unwrap().notes() {
+            return self.write_by_kernel(buffer, at, data);
+        }
         self.stream.lock().unwrap().upload(buffer, at, data)
     }
 
@@ -191,7 +224,20 @@ impl Backend for Cuda {
     }
 
     fn trim(&self) {
-        self.pool.trim();
+        self.pool.trim(|| self.stream.lock().unwrap().launch_noted());
+    }
+
+    fn begin_step(&self, name: &'static str) {
+        if !self.sync {
+            self.pool.settle();
+            self.stream.lock().unwrap().begin_step(name);
+        }
+    }
+
+    fn end_step(&self) {
+        if !self.sync {
+            self.stream.lock().unwrap().end_step();
+        }
     }
 
     fn description(&self) -> String {

@@ -84,26 +84,45 @@ fn compiled(source: &str, code: &str, target: &str, folder: Option<&Path>) -> Re
     Ok(image)
 }
 
+/// Ways to an image, in the order in which they are tried.
+struct Ways<'a> {
+    /// What was made before, by file name.
+    prepared: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+    /// The compiler of this machine, if it has one; what it refuses is an error, not the next way.
+    compile: Option<&'a dyn Fn() -> Result<Vec<u8>, String>>,
+}
+
+impl Ways<'_> {
+    /// Machine code for `target`; else the compiler's; else PTX, which ends with a zero.
+    fn image(&self, source: &str, code: &str, target: &str) -> Result<Vec<u8>, String> {
+        if let Some(image) = (self.prepared)(&file_name(source, code, target)) {
+            return Ok(image);
+        }
+        if let Some(compile) = self.compile {
+            return compile();
+        }
+        let ptx = (self.prepared)(&file_name(source, code, PTX)).map(|mut ptx| {
+            if ptx.last() != Some(&0) {
+                ptx.push(0);
+            }
+            ptx
+        });
+        ptx.ok_or_else(|| format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER))
+    }
+}
+
 /// The image of a source for a device.
 fn image(facts: &DeviceFacts, source: &str) -> Result<Vec<u8>, String> {
-    if facts.emulated {
-        // Its driver has the kernels, compiled for the host, and looks at no image.
-        return Ok(vec![0]);
-    }
     let (_, code) = SOURCES.iter().find(|(name, _)| *name == source).ok_or("no such source")?;
     let target = facts.target();
-    if let Some(image) = prepared(&file_name(source, code, &target)) {
-        return Ok(image);
+    if facts.emulated {
+        // Its driver has the kernels, compiled for the host. It looks into machine code whether it is what it should be, but needs none.
+        return Ok(prepared(&file_name(source, code, &target)).unwrap_or(vec![0]));
     }
-    if let Some(version) = nvrtc::version() {
-        return compiled(source, code, &target, cache_folder(version).as_deref());
-    }
-    prepared(&file_name(source, code, PTX))
-        .map(|mut ptx| {
-            ptx.push(0);
-            ptx
-        })
-        .ok_or_else(|| format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER))
+    let version = nvrtc::version();
+    let compile = || compiled(source, code, &target, version.and_then(cache_folder).as_deref());
+    let compile: Option<&dyn Fn() -> _> = if version.is_some() { Some(&compile) } else { None };
+    Ways { prepared: &prepared, compile }.image(source, code, &target)
 }
 
 /// Where the kernels of a device come from; empty if from nowhere.
@@ -152,26 +171,37 @@ pub fn write_images(folder: &Path, targets: &[&str]) -> Result<Vec<String>> {
 /// A loaded kernel.
 pub(super) struct Function {
     pub(super) function: CudaFunction,
-    /// Bytes of each parameter.
-    pub(super) parameters: Vec<usize>,
+    pub(super) name: String,
+    pub(super) parameters: Vec<Parameter>,
+}
+
+/// Where a parameter lies in the block that a launch carries.
+pub(super) struct Parameter {
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
 }
 
 impl Function {
+    /// Words of the block of all parameters.
+    pub(super) fn words(&self) -> usize {
+        self.parameters.last().map_or(0, |p| (p.offset + p.bytes).div_ceil(8))
+    }
+
     fn load(facts: &DeviceFacts, module: &Arc<CudaModule>, entry: &str) -> Result<Self, String> {
         let function = module.load_function(entry).map_err(text)?;
-        let size = |index| {
+        let parameter = |index| {
             let (mut offset, mut bytes) = (0, 0);
             // SAFETY: the function is loaded, and both places are this closure's.
             let result = unsafe {
                 sys::cuFuncGetParamInfo(function.cu_function(), index, &raw mut offset, &raw mut bytes)
             };
-            (result == sys::CUresult::CUDA_SUCCESS).then_some(bytes)
+            (result == sys::CUresult::CUDA_SUCCESS).then_some(Parameter { offset, bytes })
         };
-        let parameters = (0..).map_while(size).collect();
+        let parameters = (0..).map_while(parameter).collect();
         // What a launch may ask for; above 48 KiB the driver wants it said before.
         let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(attribute, facts.shared_per_block as i32).map_err(text)?;
-        Ok(Self { function, parameters })
+        Ok(Self { function, name: entry.to_owned(), parameters })
     }
 }
 
@@ -224,6 +254,45 @@ mod tests {
         assert!(name.starts_with("gelu-") && name.ends_with(".sm_80.cubin"), "{name}");
         assert_ne!(name, file_name("gelu", "text ", "sm_80"));
         assert!(file_name("gelu", "text", PTX).ends_with(".compute_80.ptx"));
+    }
+
+    #[test]
+    fn ways_to_an_image_have_an_order() {
+        let names = [file_name("gelu", "text", "sm_90a"), file_name("gelu", "text", PTX)];
+        let take = |machine_code: bool, compiler: Option<Result<&str, &str>>, ptx: bool| {
+            let there = [machine_code, ptx];
+            let prepared = |name: &str| {
+                let i = names.iter().position(|n| n == name).expect("a name of this source and target");
+                there[i].then(|| ["machine code", "PTX"][i].into())
+            };
+            let compile = || compiler.unwrap().map(|text| text.as_bytes().to_vec()).map_err(str::to_owned);
+            let compile: Option<&dyn Fn() -> _> = if compiler.is_some() { Some(&compile) } else { None };
+            let image = Ways { prepared: &prepared, compile }.image("gelu", "text", "sm_90a");
+            image.map(|image| String::from_utf8(image).unwrap())
+        };
+        assert_eq!(take(true, Some(Ok("compiled")), true).unwrap(), "machine code");
+        assert_eq!(take(false, Some(Ok("compiled")), true).unwrap(), "compiled");
+        assert_eq!(take(false, None, true).unwrap(), "PTX\0", "drivers want a final zero");
+        assert_eq!(take(false, Some(Err("line 1: error")), true).unwrap_err(), "line 1: error");
+        let text = take(false, None, false).unwrap_err();
+        assert!(text.contains("sm_90a") && text.contains(nvrtc::FOLDER) && text.contains(IMAGES), "{text}");
+    }
+
+    /// Of a build with `ROENTGEN_EMBED_CUDA_IMAGES`: each is one of this source's, by hash, and for a target that devices ask for.
+    #[test]
+    fn embedded_images_are_of_these_sources() {
+        for (name, image) in EMBEDDED {
+            let of_a_source =
+                |target: &str| SOURCES.iter().any(|(source, code)| file_name(source, code, target) == *name);
+            let target = name.split('.').nth(1).unwrap();
+            assert!(of_a_source(target), "{name} is of another version: write the images anew");
+            assert_eq!(image.starts_with(b"\x7fELF"), target.starts_with("sm_"), "{name}");
+        }
+        println!(
+            "{} embedded images, {} bytes",
+            EMBEDDED.len(),
+            EMBEDDED.iter().map(|e| e.1.len()).sum::<usize>()
+        );
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(super) const SOURCES: &[(&str, &str)] = sources![
     "sgd",
     "top_k",
     "unary",
+    "upload",
     "write",
 ];
 

@@ -7,6 +7,7 @@ use cudarc::driver::result::{self, DriverError};
 
 use super::availability::text;
 use super::buffer::CudaBuffer;
+use super::graphs::{Counts, Failed, Graphs, Shape, launch_kernel};
 use super::modules::Function;
 use super::staging::Staging;
 use super::timing::Timing;
@@ -21,6 +22,9 @@ pub(super) struct Stream {
     stream: Arc<CudaStream>,
     staging: Staging,
     timing: Timing,
+    graphs: Graphs,
+    /// What went wrong where nobody could be told; the next wait tells.
+    late: Option<Error>,
     /// Zero while all is well; the first kernel that meets a bad index writes it.
     status: CudaBuffer,
     /// What launches since the last read would report, by number from 1.
@@ -37,6 +41,8 @@ impl Stream {
         let mut new = Self {
             staging: Staging::new(stream.clone()),
             timing: Timing::new(stream.clone()),
+            graphs: Graphs::new(stream.clone()),
+            late: None,
             stream,
             status,
             faults: Vec::new(),
@@ -74,39 +80,89 @@ impl Stream {
         self.faults.len() as u32
     }
 
-    /// Launches a kernel for operation `op`. `arguments` point to values of the kernel's types.
+    /// What was launched since the device was opened, and how.
+    pub(super) fn counts(&self) -> Counts {
+        self.graphs.counts()
+    }
+
+    pub(super) fn use_graphs(&mut self, on: bool) {
+        self.launch_noted();
+        self.graphs.use_graphs(on);
+    }
+
+    /// From here to [`Self::end_step`] work is noted, and launched as graphs where it has come before.
+    pub(super) fn begin_step(&mut self, name: &'static str) {
+        self.graphs.begin(name);
+    }
+
+    /// The end of a step; of the outermost, if they nest.
+    pub(super) fn end_step(&mut self) {
+        if self.graphs.end() {
+            self.launch_noted();
+        }
+    }
+
+    /// Whether a small upload is better a kernel that can be noted.
+    pub(super) fn notes(&self) -> bool {
+        self.graphs.notes() && !Timing::listens()
+    }
+
+    /// Launches what was noted, where an error cannot be returned.
+    pub(super) fn launch_noted(&mut self) {
+        if let Err(e) = self.flush() {
+            self.late.get_or_insert(e);
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.graphs.flush().map_err(|Failed { what, error }| {
+            let Error::Device(text) = self.error(error) else { unreachable!("as it was made") };
+            Error::Device(if what.is_empty() { text } else { format!("{what}: {text}") })
+        })
+    }
+
+    /// Launches a kernel for operation `op`, or notes it. `words` are the kernel's parameters as they lie in a launch.
     ///
     /// # Safety
     /// The values must be what the kernel takes, and its pointers of memory that it may read or write as it does.
     pub(super) unsafe fn launch(
         &mut self,
         op: &'static str,
-        function: &Function,
-        grid: [u32; 3],
-        block: [u32; 2],
-        shared: u32,
-        arguments: &mut [*mut std::ffi::c_void],
-    ) -> Result<(), DriverError> {
-        self.stream.context().bind_to_thread()?;
-        self.timing.begin()?;
-        // SAFETY: passed on to the caller.
-        unsafe {
-            result::launch_kernel(
-                function.function.cu_function(),
-                grid.into(),
-                (block[0], block[1], 1),
-                shared,
-                self.stream.cu_stream(),
-                arguments,
-            )
-        }?;
-        self.timing.end()?;
+        function: &Arc<Function>,
+        shape: Shape,
+        words: &[u64],
+    ) -> Result<()> {
+        if self.notes() {
+            self.graphs.note_kernel(op, function, shape, words);
+            if self.graphs.full() {
+                self.flush()?;
+            }
+        } else {
+            self.flush()?;
+            // SAFETY: passed on to the caller.
+            unsafe { self.launch_now(function, shape, words) }.map_err(|e| self.error(e))?;
+        }
         if self.first.is_empty() {
             self.first = op;
         }
         self.last = op;
         self.total += 1;
         Ok(())
+    }
+
+    /// # Safety
+    /// As [`Self::launch`].
+    unsafe fn launch_now(
+        &mut self,
+        function: &Function,
+        shape: Shape,
+        words: &[u64],
+    ) -> Result<(), DriverError> {
+        self.stream.context().bind_to_thread()?;
+        self.timing.begin()?;
+        // SAFETY: passed on to the caller.
+        unsafe { launch_kernel(&self.stream, function, shape, words) }?;
+        self.timing.end()
     }
 
     fn fill_zero(&self, address: u64, bytes: usize) -> Result<()> {
@@ -118,12 +174,18 @@ impl Stream {
 
     /// Fills a buffer with zeros.
     pub(super) fn clear(&mut self, buffer: &CudaBuffer) -> Result<()> {
+        if buffer.len() > 0 && self.notes() {
+            self.graphs.note_clear(buffer.address(), buffer.len());
+            return if self.graphs.full() { self.flush() } else { Ok(()) };
+        }
+        self.flush()?;
         self.fill_zero(buffer.address(), buffer.len())
     }
 
     /// Copies `data` to byte `at`.
     pub(super) fn upload(&mut self, buffer: &CudaBuffer, at: usize, data: &[u8]) -> Result<()> {
         assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        self.flush()?;
         let to = buffer.address() + at as u64;
         self.staging.upload(to, data).map_err(|e| self.error(e))
     }
@@ -131,6 +193,7 @@ impl Stream {
     /// Copies from byte `at`, after all that was launched before; an error if a kernel met a bad index meanwhile.
     pub(super) fn download(&mut self, buffer: &CudaBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         assert!(at <= buffer.len() && data.len() <= buffer.len() - at);
+        self.flush()?;
         let mut status = [0; STATUS];
         let from = buffer.address() + at as u64;
         let head = (self.status.address(), &mut status[..]);
@@ -140,6 +203,7 @@ impl Stream {
 
     /// Waits until all is done.
     pub(super) fn finish(&mut self) -> Result<()> {
+        self.flush()?;
         let mut status = [0; STATUS];
         let head = (self.status.address(), &mut status[..]);
         self.staging.download(head, self.status.address(), &mut []).map_err(|e| self.error(e))?;
@@ -150,6 +214,9 @@ impl Stream {
     fn settle(&mut self, status: [u8; STATUS]) -> Result<()> {
         self.timing.tell().map_err(|e| self.error(e))?;
         (self.first, self.last) = ("", "");
+        if let Some(late) = self.late.take() {
+            return Err(late);
+        }
         let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|b| status[4 * i + b]));
         let [number, place, value] = [word(0), word(1), word(2)];
         if number == 0 {

@@ -41,9 +41,14 @@ impl Timing {
         }
     }
 
+    /// Whether someone listens to operations: a recorder, or a tool that draws them around their launches.
+    pub(super) fn listens() -> bool {
+        tracing::enabled!(target: profile::OP, Level::TRACE)
+    }
+
     /// Before a launch.
     pub(super) fn begin(&mut self) -> Result<(), DriverError> {
-        self.on = tracing::enabled!(target: profile::OP, Level::TRACE);
+        self.on = Self::listens() && profile::now().is_some();
         if !self.on {
             return Ok(());
         }

@@ -49,6 +49,7 @@ mod fields;
 mod inner;
 mod intern;
 mod local;
+mod nvtx;
 mod recorder;
 mod recording;
 mod ticks;
@@ -61,6 +62,7 @@ use tracing::{Level, Span};
 use crate::backend::Device;
 use crate::op::{Op, Spec};
 
+pub use nvtx::{Nvtx, NvtxError};
 pub use recorder::Recorder;
 pub use recording::{Change, Clock, Operation, Recording, SpanRecord, Thread, What};
 

@@ -1,6 +1,8 @@
 //! The CUDA backend beside its kernels: memory, copies, faults, times, and what it leaves behind. On the stand-in driver, or with
 //! `ROENTGEN_CUDA=device` on this machine's GPU.
 
+mod steps;
+
 use std::sync::{Mutex, PoisonError};
 
 use cuda_host::StandIn;

@@ -40,14 +40,16 @@ API Result cuDevicePrimaryCtxRelease_v2(int handle) {
     count(context.events.size(), "event(s)");
     count(context.modules.size(), "module(s)");
     count(context.graphs.size(), "graph(s)");
+    count(context.executables.size(), "executable graph(s)");
     for (Stream* stream : context.streams) delete stream;
     for (Event* event : context.events) delete event;
     for (Module* module : context.modules) delete module;
-    for (auto* graph : context.graphs) delete graph;
+    for (Executable* executable : context.executables) delete executable;
     context.streams.clear();
     context.events.clear();
     context.modules.clear();
     context.graphs.clear();
+    context.executables.clear();
     context.registered.clear();
     context.broken = SUCCESS;
     context.pool_threshold = 0;
@@ -79,7 +81,7 @@ API Result cuCtxSynchronize() {
     Call call;
     if (call.error) return call.error;
     for (Stream* stream : current->streams) {
-        if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "cuCtxSynchronize while a stream is capturing");
+        if (stream->capture) return forbid(*stream, "cuCtxSynchronize while a stream is capturing");
     }
     current->drain();
     return current->broken;

@@ -51,7 +51,7 @@ Result copy(const char* call, void* stream_handle, Work check, std::function<voi
     Stream* stream = stream_of(stream_handle, call);
     if (!stream) return INVALID_HANDLE;
     if (synchronous && stream->capture) {
-        return refuse(CAPTURE_UNSUPPORTED, std::string(call) + " with pageable memory while the stream is capturing");
+        return forbid(*stream, std::string(call) + " with pageable memory while the stream is capturing");
     }
     Result result = stream->submit([=] {
         Result bad = check();
@@ -63,6 +63,14 @@ Result copy(const char* call, void* stream_handle, Work check, std::function<voi
 }
 
 }  // namespace
+
+Work driver::fill_work(DevicePointer to, unsigned char value, size_t bytes, const char* call) {
+    return [=] {
+        Result bad = check_range(to, bytes, call);
+        if (bad == SUCCESS && bytes > 0) std::memset(host(to), value, bytes);
+        return bad;
+    };
+}
 
 API Result cuMemAlloc_v2(DevicePointer* pointer, size_t bytes) {
     Call call;
@@ -186,11 +194,10 @@ API Result cuMemcpyDtoDAsync_v2(DevicePointer to, DevicePointer from, size_t byt
 API Result cuMemsetD8Async(DevicePointer to, unsigned char value, size_t bytes, void* handle) {
     Call call;
     if (call.error) return call.error;
-    return copy(
-        "cuMemsetD8Async", handle, [=] { return check_range(to, bytes, "cuMemsetD8Async"); },
-        [=] {
-            if (bytes > 0) std::memset(host(to), value, bytes);
-        }, false);
+    Stream* stream = stream_of(handle, "cuMemsetD8Async");
+    if (!stream) return INVALID_HANDLE;
+    Result result = stream->submit(fill_work(to, value, bytes, "cuMemsetD8Async"));
+    return result != SUCCESS ? result : current->broken;
 }
 
 API Result cuMemcpyHtoD_v2(DevicePointer to, const void* from, size_t bytes) {

@@ -1,4 +1,5 @@
 // Modules, kernels, and launching them.
+#include <elf.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -138,14 +139,60 @@ Result gather_buffer(Pending& pending, void** extra) {
     return SUCCESS;
 }
 
+// Notes the functions of machine code; says what is wrong with it. Other images (PTX, or anything in tests) are taken as they are.
+std::string look_into(const void* image, Module& module) {
+    auto* bytes = static_cast<const char*>(image);
+    if (std::strncmp(bytes, ELFMAG, SELFMAG) != 0) return "";
+    module.machine_code = true;
+    Elf64_Ehdr header;
+    std::memcpy(&header, bytes, sizeof header);
+    constexpr int CUDA = 190;  // EM_CUDA
+    if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != CUDA) return "an ELF file that is not for a CUDA device";
+    auto section = [&](size_t i) {
+        Elf64_Shdr found;
+        std::memcpy(&found, bytes + header.e_shoff + i * header.e_shentsize, sizeof found);
+        return found;
+    };
+    for (size_t i = 0; i < header.e_shnum; i++) {
+        Elf64_Shdr symbols = section(i);
+        if (symbols.sh_type != SHT_SYMTAB) continue;
+        const char* names = bytes + section(symbols.sh_link).sh_offset;
+        for (size_t at = 0; at + sizeof(Elf64_Sym) <= symbols.sh_size; at += sizeof(Elf64_Sym)) {
+            Elf64_Sym symbol;
+            std::memcpy(&symbol, bytes + symbols.sh_offset + at, sizeof symbol);
+            if (ELF64_ST_TYPE(symbol.st_info) == STT_FUNC) module.named.insert(names + symbol.st_name);
+        }
+    }
+    return module.named.empty() ? "machine code without a function" : "";
+}
+
 }  // namespace
+
+Result driver::kernel_work(void* handle, const emulator::Dim3& grid, const emulator::Dim3& block, uint32_t shared_bytes,
+                           void** parameters, void** extra, Work& work) {
+    if (!handle) return INVALID_HANDLE;
+    const auto& function = *static_cast<Function*>(handle);
+    Pending pending{function.kernel, grid, block, shared_bytes, settings().schedule, {}};
+    Result bad = check_geometry(function, pending.grid, pending.block, shared_bytes);
+    if (bad) return bad;
+    pending.storage.resize(function.kernel->parameter_bytes / sizeof(std::max_align_t) + 1);
+    if (!function.kernel->parameters.empty()) {
+        if (!parameters == !extra) return refuse(INVALID_VALUE, "a kernel's arguments must be given in one of two ways");
+        bad = parameters ? gather(pending, parameters) : gather_buffer(pending, extra);
+    }
+    if (bad == SUCCESS) work = [pending] { return pending.run(); };
+    return bad;
+}
 
 API Result cuModuleLoadData(void** module, const void* image) {
     Call call;
     if (call.error) return call.error;
     if (!image) return INVALID_VALUE;
-    // The image is for a device; its kernels are here already, compiled for the host.
-    auto* loaded = new Module;
+    // The image is for a device; its kernels are here already, compiled for the host. But machine code must be a device's, and have them.
+    auto loaded_image = std::make_unique<Module>();
+    std::string wrong = look_into(image, *loaded_image);
+    if (!wrong.empty()) return refuse(INVALID_IMAGE, "cuModuleLoadData: " + wrong);
+    Module* loaded = loaded_image.release();
     current->modules.insert(loaded);
     *module = loaded;
     return SUCCESS;
@@ -171,7 +218,7 @@ API Result cuModuleGetFunction(void** function, void* handle, const char* name) 
     auto* module = static_cast<Module*>(handle);
     if (!current->modules.count(module)) return INVALID_HANDLE;
     const emulator::Kernel* kernel = emulator::find_kernel(name);
-    if (!kernel) return NOT_FOUND;
+    if (!kernel || (module->machine_code && !module->named.count(name))) return NOT_FOUND;
     module->functions.push_back(std::make_unique<Function>(Function{kernel}));
     *function = module->functions.back().get();
     return SUCCESS;
@@ -234,16 +281,10 @@ API Result cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsign
     Call call;
     if (call.error) return call.error;
     Stream* stream = stream_of(stream_handle, "cuLaunchKernel");
-    if (!stream || !handle) return INVALID_HANDLE;
-    const auto& function = *static_cast<Function*>(handle);
-    Pending pending{function.kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, settings().schedule, {}};
-    Result bad = check_geometry(function, pending.grid, pending.block, shared_bytes);
+    if (!stream) return INVALID_HANDLE;
+    Work work;
+    Result bad = kernel_work(handle, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, parameters, extra, work);
     if (bad) return bad;
-    pending.storage.resize(function.kernel->parameter_bytes / sizeof(std::max_align_t) + 1);
-    if (!function.kernel->parameters.empty()) {
-        if (!parameters == !extra) return refuse(INVALID_VALUE, "cuLaunchKernel: arguments must be given in one of two ways");
-        bad = parameters ? gather(pending, parameters) : gather_buffer(pending, extra);
-    }
-    if (bad) return bad;
-    return stream->submit([pending] { return pending.run(); });
+    current->kernel_launches++;
+    return stream->submit(std::move(work));
 }

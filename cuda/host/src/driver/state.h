@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -27,6 +28,7 @@ enum : Result {
     OUT_OF_MEMORY = 2,
     NOT_INITIALIZED = 3,
     INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
     INVALID_CONTEXT = 201,
     FILE_NOT_FOUND = 301,
     INVALID_HANDLE = 400,
@@ -35,6 +37,7 @@ enum : Result {
     ILLEGAL_ADDRESS = 700,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
     CAPTURE_UNMATCHED = 903,
     CAPTURE_ISOLATION = 905,
     CAPTURED_EVENT = 907,
@@ -54,8 +57,29 @@ struct Mark {
     double milliseconds = 0;
 };
 
+struct Function;
+
+// A piece of work of a graph: what it runs, and after which others of the graph.
+struct Node {
+    enum Kind { captured, kernel, memset } kind;
+    const Function* function;  // of a kernel
+    Work work;
+    std::vector<size_t> after;
+};
+
 struct Graph {
-    std::vector<Work> work;
+    std::vector<std::unique_ptr<Node>> nodes;
+    bool invalidated = false;  // a capture in which something was done that captures forbid
+
+    // In the order of submission.
+    void capture(Work work);
+};
+
+// What a graph was when it was instantiated, with what was changed since. A launch keeps the work as it was at that time.
+struct Executable {
+    std::shared_ptr<Graph> graph;
+    std::vector<size_t> order;
+    std::shared_ptr<std::vector<Work>> work;  // by the node's place; shared with launches that have not run
 };
 
 struct Stream {
@@ -84,6 +108,8 @@ struct Function {
 
 struct Module {
     std::vector<std::unique_ptr<Function>> functions;
+    std::set<std::string> named;  // the functions of machine code; empty where the image was none
+    bool machine_code = false;
 };
 
 struct Context {
@@ -94,7 +120,9 @@ struct Context {
     std::set<Stream*> streams;
     std::set<Event*> events;
     std::set<Module*> modules;
-    std::set<std::shared_ptr<Graph>*> graphs;
+    std::map<Graph*, std::shared_ptr<Graph>> graphs;
+    std::set<Executable*> executables;
+    uint64_t kernel_launches = 0, graph_launches = 0;  // calls, for tests that count them
     std::set<std::pair<uintptr_t, size_t>> registered;  // host memory of cuMemHostRegister
     uint64_t pool_threshold = 0;
 
@@ -138,6 +166,14 @@ public:
 private:
     std::lock_guard<std::recursive_mutex> guard;
 };
+
+// What a stream must answer, if it is capturing, to a call that captures forbid: the capture is lost.
+Result forbid(Stream& stream, const std::string& what);
+
+// What a launch and a kernel node of a graph run; refused with a report where the geometry or the arguments are wrong.
+Result kernel_work(void* function, const emulator::Dim3& grid, const emulator::Dim3& block, uint32_t shared_bytes, void** parameters,
+                   void** extra, Work& work);
+Work fill_work(DevicePointer to, unsigned char value, size_t bytes, const char* call);
 
 // The stream of a handle, or null with a report.
 Stream* stream_of(void* handle, const char* call);

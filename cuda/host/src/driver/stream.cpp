@@ -1,4 +1,4 @@
-// Streams, events, and graphs captured from streams.
+// Streams and events.
 #include <chrono>
 
 #include "driver/state.h"
@@ -30,7 +30,8 @@ void Stream::drain_until(const Mark& mark) {
 
 Result Stream::submit(Work work) {
     if (capture) {
-        capture->work.push_back(std::move(work));
+        if (capture->invalidated) return CAPTURE_INVALIDATED;
+        capture->capture(std::move(work));
         return SUCCESS;
     }
     // The null stream and blocking streams wait for each other.
@@ -90,7 +91,7 @@ API Result cuStreamSynchronize(void* handle) {
     if (call.error) return call.error;
     Stream* stream = stream_of(handle, "cuStreamSynchronize");
     if (!stream) return INVALID_HANDLE;
-    if (stream->capture) return refuse(CAPTURE_UNSUPPORTED, "cuStreamSynchronize while the stream is capturing");
+    if (stream->capture) return forbid(*stream, "cuStreamSynchronize while the stream is capturing");
     stream->drain();
     return current->broken;
 }
@@ -100,6 +101,7 @@ API Result cuStreamQuery(void* handle) {
     if (call.error) return call.error;
     Stream* stream = stream_of(handle, "cuStreamQuery");
     if (!stream) return INVALID_HANDLE;
+    if (stream->capture) return forbid(*stream, "cuStreamQuery while the stream is capturing");
     return stream->queue.empty() ? SUCCESS : NOT_READY;
 }
 
@@ -212,89 +214,3 @@ API Result cuEventElapsedTime_v2(float* milliseconds, void* start_handle, void* 
 API Result cuEventElapsedTime(float* milliseconds, void* start, void* end) {
     return cuEventElapsedTime_v2(milliseconds, start, end);
 }
-
-API Result cuStreamBeginCapture_v2(void* handle, int) {
-    Call call;
-    if (call.error) return call.error;
-    Stream* stream = stream_of(handle, "cuStreamBeginCapture");
-    if (!stream) return INVALID_HANDLE;
-    if (stream == &current->null_stream) return CAPTURE_UNSUPPORTED;
-    if (stream->capture) return refuse(INVALID_VALUE, "cuStreamBeginCapture: the stream is capturing already");
-    stream->capture = std::make_shared<Graph>();
-    return SUCCESS;
-}
-
-API Result cuStreamEndCapture(void* handle, void** graph) {
-    Call call;
-    if (call.error) return call.error;
-    *graph = nullptr;
-    Stream* stream = stream_of(handle, "cuStreamEndCapture");
-    if (!stream) return INVALID_HANDLE;
-    std::shared_ptr<Graph> captured = stream->capture;
-    if (!captured) return CAPTURE_UNMATCHED;
-    for (Stream* other : current->streams) {
-        if (other->capture == captured) other->capture.reset();
-    }
-    for (Event* event : current->events) {
-        if (event->capture == captured) event->capture.reset();
-    }
-    stream->capture.reset();
-    auto* owned = new std::shared_ptr<Graph>(captured);
-    current->graphs.insert(owned);
-    *graph = owned;
-    return SUCCESS;
-}
-
-API Result cuStreamIsCapturing(void* handle, int* status) {
-    Call call;
-    if (call.error) return call.error;
-    Stream* stream = stream_of(handle, "cuStreamIsCapturing");
-    if (!stream) return INVALID_HANDLE;
-    *status = stream->capture ? 1 : 0;
-    return SUCCESS;
-}
-
-API Result cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
-    Call call;
-    if (call.error) return call.error;
-    auto* owned = static_cast<std::shared_ptr<Graph>*>(graph);
-    if (!current->graphs.count(owned)) return INVALID_HANDLE;
-    auto* copy = new std::shared_ptr<Graph>(*owned);
-    current->graphs.insert(copy);
-    *executable = copy;
-    return SUCCESS;
-}
-
-API Result cuGraphUpload(void* executable, void*) {
-    Call call;
-    if (call.error) return call.error;
-    return current->graphs.count(static_cast<std::shared_ptr<Graph>*>(executable)) ? SUCCESS : INVALID_HANDLE;
-}
-
-API Result cuGraphLaunch(void* executable, void* handle) {
-    Call call;
-    if (call.error) return call.error;
-    Stream* stream = stream_of(handle, "cuGraphLaunch");
-    auto* owned = static_cast<std::shared_ptr<Graph>*>(executable);
-    if (!stream || !current->graphs.count(owned)) return INVALID_HANDLE;
-    std::shared_ptr<Graph> graph = *owned;
-    return stream->submit([graph] {
-        Result result = SUCCESS;
-        for (const Work& work : graph->work) {
-            Result one = work();
-            if (result == SUCCESS) result = one;
-        }
-        return result;
-    });
-}
-
-API Result cuGraphDestroy(void* graph) {
-    Call call(Call::cleanup);
-    if (call.error) return call.error;
-    auto* owned = static_cast<std::shared_ptr<Graph>*>(graph);
-    if (current->graphs.erase(owned) == 0) return refuse(INVALID_HANDLE, "cuGraphDestroy: not a graph");
-    delete owned;
-    return SUCCESS;
-}
-
-API Result cuGraphExecDestroy(void* executable) { return cuGraphDestroy(executable); }

@@ -1,7 +1,9 @@
-//! The stand-in driver: what it is, what it refuses, the order of streams, graphs.
+//! The stand-in driver: what it is, what it refuses, the order of streams.
 
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute};
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
+
+use cuda_host::nvrtc;
 
 use crate::session::{Session, again, failures_of, run, run_all, shape, text};
 
@@ -253,38 +255,47 @@ fn streams_wait_for_events() {
     }
 }
 
+/// The stand-in's streams run as late as they may: who forgets to wait for another stream reads what was there before.
 #[test]
-fn graphs_are_captured_and_replayed() {
-    for lazy in [false, true] {
-        run(|session| {
-            session.stand_in().set_lazy_streams(lazy);
-            // SAFETY: one stream does everything.
-            unsafe { session.context.disable_event_tracking() };
-            let stream = session.context.new_stream().expect("a stream");
-            let function = session.function("count_threads");
-            let mut sum = stream.alloc_zeros::<f32>(1).expect("an allocation");
-            stream
-                .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-                .expect("a capture");
-            for _ in 0..2 {
-                // SAFETY: the argument is the kernel's.
-                unsafe { stream.launch_builder(&function).arg(&mut sum).launch(shape(1, 5, 0)) }
-                    .expect("a launch");
+fn a_missing_wait_between_streams_shows() {
+    run(|session| {
+        session.stand_in().set_lazy_streams(true);
+        // SAFETY: waits are this test's subject.
+        unsafe { session.context.disable_event_tracking() };
+        for waits in [true, false] {
+            let copies = session.context.new_stream().expect("a stream");
+            let mut weight = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
+            let mut out = session.stream.alloc_zeros::<f32>(8).expect("an allocation");
+            session.stream.synchronize().expect("no failure");
+            // An upload in one stream, its use in another.
+            copies.memcpy_htod(&[2.0_f32; 8], &mut weight).expect("an upload");
+            if waits {
+                let there = copies.record_event(None).expect("an event");
+                session.stream.wait(&there).expect("a wait");
             }
-            session.fails(
-                stream.synchronize(),
-                "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
-                &["while the stream is capturing"],
-            );
-            let graph =
-                stream.end_capture(sys::CUgraphInstantiate_flags(0)).expect("a graph").expect("a graph");
-            assert_eq!(stream.clone_dtoh(&sum).expect("a download"), [0.0], "capturing runs nothing");
-            for _ in 0..3 {
-                graph.launch().expect("a launch");
-            }
-            assert_eq!(stream.clone_dtoh(&sum).expect("a download"), [30.0]);
-        });
+            session.stream.memcpy_dtod(&weight, &mut out).expect("a copy");
+            assert_eq!(session.download(&out), if waits { [2.0; 8] } else { [0.0; 8] });
+            copies.synchronize().expect("no failure");
+        }
+    });
+}
+
+/// Nothing of it runs, but it must be what the device would take.
+#[test]
+fn machine_code_must_be_a_devices_and_have_the_kernel() {
+    if nvrtc::load().is_none() {
+        return;
     }
+    run(|session| {
+        let load = |image: Vec<u8>| session.context.load_module(cudarc::nvrtc::Ptx::from_binary(image));
+        let image = nvrtc::compile("gelu.cu", "sm_90a").expect("gelu.cu compiles");
+        let module = load(image.cubin).expect("a module");
+        module.load_function("gelu_f32").expect("a kernel of it");
+        let error = module.load_function("affine_f32").expect_err("one of another source");
+        assert_eq!(error.0, sys::CUresult::CUDA_ERROR_NOT_FOUND);
+        let program = std::fs::read(std::env::current_exe().expect("a path")).expect("this program");
+        session.fails(load(program), "CUDA_ERROR_INVALID_IMAGE", &["not for a CUDA device"]);
+    });
 }
 
 #[test]

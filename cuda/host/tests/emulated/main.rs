@@ -2,6 +2,7 @@
 
 mod driver;
 mod faults;
+mod graphs;
 mod kernels;
 mod sanitized;
 mod session;
