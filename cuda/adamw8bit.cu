@@ -2,24 +2,39 @@
 // updated in f32, used for the step as computed, and encoded again. `tables` has both maps, 256 rising values each, the signed one first.
 //
 // The ladder:
-//   adamw8bit_*  a block of threads a block of elements: moments stay in registers between the two maxima and the codes
+//   adamw8bit_*  a block of threads a block of elements of any number of parameters, by a table in device memory: moments stay in registers between
+//                the two maxima and the codes
 #include "common/optimiser.cuh"
 #include "common/quantised.cuh"
 #include "common/reduce.cuh"
 
-// Grid ⌈count/256⌉, block 256, BLOCK_REDUCE_BYTES of shared memory.
+// A parameter of a list: its elements, and the first block that works on it.
 template <class P, class G>
-__device__ inline void adamw8bit(P* p, u8* m_codes, u8* v_codes, float* absmax_m, float* absmax_v, const G* g, const float* tables,
-                                 const AdamWFactors& factors, u32 count) {
+struct Listed {
+    P* p;
+    u8 *m, *v;
+    float *absmax_m, *absmax_v;
+    const G* g;
+    u32 count, first_block;
+};
+
+// Grid Σ ⌈countᵢ/256⌉, block 256, BLOCK_REDUCE_BYTES of shared memory.
+template <class P, class G>
+__device__ inline void adamw8bit(const Listed<P, G>* table, const float* tables, const AdamWFactors& factors, u32 entries) {
     DYNAMIC_SHARED(shared);
     float* scratch = reinterpret_cast<float*>(shared);
-    u64 i = static_cast<u64>(blockIdx.x) * 256 + threadIdx.x;
-    bool there = i < count;
+    const Listed<P, G> one = table[entry_of_block(table, entries)];
+    u32 block = blockIdx.x - one.first_block;
+    P* p = one.p;
+    u8 *m_codes = one.m, *v_codes = one.v;
+    const G* g = one.g;
+    u64 i = static_cast<u64>(block) * 256 + threadIdx.x;
+    bool there = i < one.count;
     float m = 0.0f, v = 0.0f;
     if (there) {
         float old = to_f32(p[i]), value = old, gradient = to_f32(g[i]) * factors.grad_scale;
-        m = tables[m_codes[i]] * absmax_m[blockIdx.x];
-        v = tables[256 + v_codes[i]] * absmax_v[blockIdx.x];
+        m = tables[m_codes[i]] * one.absmax_m[block];
+        v = tables[256 + v_codes[i]] * one.absmax_v[block];
         factors.step(value, m, v, gradient);
         // An element without a sound gradient keeps its value and loses its moments; anywhere else it would make the whole block NaN.
         if (fabsf(gradient * gradient) < infinity()) {
@@ -38,17 +53,16 @@ __device__ inline void adamw8bit(P* p, u8* m_codes, u8* v_codes, float* absmax_m
         v_codes[i] = encode(tables + 256, v, most_v);
     }
     if (threadIdx.x == 0) {
-        absmax_m[blockIdx.x] = most_m;
-        absmax_v[blockIdx.x] = most_v;
+        one.absmax_m[block] = most_m;
+        one.absmax_v[block] = most_v;
     }
 }
 
-#define ADAMW8BIT(p_suffix, P, g_suffix, G)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(256)                                                                                \
-        adamw8bit_##p_suffix##_##g_suffix(P* p, u8* m, u8* v, float* absmax_m, float* absmax_v, const G* g, const float* tables,     \
-                                          AdamWFactors factors, u32 count) {                                                         \
-        adamw8bit(p, m, v, absmax_m, absmax_v, g, tables, factors, count);                                                           \
-    }                                                                                                                                \
+#define ADAMW8BIT(p_suffix, P, g_suffix, G)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(256)                                                                           \
+        adamw8bit_##p_suffix##_##g_suffix(const void* table, const float* tables, AdamWFactors factors, u32 entries) {          \
+        adamw8bit(static_cast<const Listed<P, G>*>(table), tables, factors, entries);                                           \
+    }                                                                                                                           \
     KERNEL(adamw8bit_##p_suffix##_##g_suffix)
 
 FOR_OPTIMISERS(ADAMW8BIT)

@@ -73,5 +73,20 @@ struct AdamWFactors {
     }
 };
 
+// Which of a table's entries, by rising `first_block`, this block works on.
+template <class T>
+__device__ inline u32 entry_of_block(const T* table, u32 entries) {
+    u32 low = 0, high = entries;
+    while (high - low > 1) {
+        u32 middle = (low + high) / 2;
+        if (table[middle].first_block <= blockIdx.x) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
 // M(p suffix, P, g suffix, G) for the types of parameters and gradients.
 #define FOR_OPTIMISERS(M) M(f32, float, f32, float) M(f32, float, bf16, bf16) M(bf16, bf16, f32, float) M(bf16, bf16, bf16, bf16)

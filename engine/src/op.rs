@@ -1,5 +1,6 @@
 //! What an operation is, and how it is applied.
 
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::atomic::Ordering;
 
@@ -202,9 +203,10 @@ where
         }
     }
     let device = device_of::<O>(&all)?;
-    for (i, target) in targets.iter().enumerate() {
-        let shared = |t: &&Tensor| std::ptr::eq(t.storage(), target.storage());
-        if inputs.iter().any(shared) || targets[..i].iter().any(shared) {
+    // Optimisers have thousands of arguments: no search through all of them for each.
+    let mut held: HashSet<_> = inputs.iter().map(|t| std::ptr::from_ref(t.storage())).collect();
+    for target in targets {
+        if !held.insert(std::ptr::from_ref(target.storage())) {
             return Err(rule!(
                 O::NAME,
                 "the target {target:?} shares memory with another argument; copy it first"

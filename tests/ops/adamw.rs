@@ -1,6 +1,6 @@
 use engine::ops::AdamW;
 use engine::weights::Weights;
-use engine::{DType, Device, Tensor};
+use engine::{Cuda, DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::harness::{Expect, Operand, Source, cases, compare, devices, fixture, full_dims, same_bits, seed};
@@ -107,6 +107,62 @@ fn a_scaled_step_is_a_step_on_a_scaled_gradient() {
     assert!(run(0.3, true) == run(0.3, false));
     assert!(run(1.0, true) == run(1.0, false));
     assert!(run(0.3, true) != run(1.0, true));
+}
+
+/// Many parameters at once, of any size, type and place, get the bits that each gets alone; on CUDA contiguous ones of the
+/// same types are one launch.
+#[test]
+fn a_list_is_each_alone() {
+    let mut source = Source::new(8);
+    let sizes = [1, 4, 7, 64, 4095, 4096, 4097, 20_000, 3];
+    let types = [DType::F32, DType::F32, DType::BF16];
+    let drawn: Vec<[Operand; 4]> = sizes
+        .iter()
+        .zip(types.iter().cycle())
+        .map(|(&n, &p_type)| {
+            let g_type = types[source.rng.below(3)];
+            let state = [(); 2]
+                .map(|()| Operand::dense(&source.uniform(&[n], DType::F32, 0.1, 1.0).values, DType::F32));
+            let [m, v] = state;
+            // Gradients may be views; parameters are contiguous but for the last.
+            [Operand::dense(&source.normal(&[n], p_type).values, p_type), m, v, source.normal(&[n], g_type)]
+        })
+        .collect();
+    for device in devices() {
+        let load = || -> Vec<[Tensor; 4]> {
+            let own = |x: &Operand| x.on(&device).unwrap().copy().unwrap();
+            let mut all: Vec<[Tensor; 4]> =
+                drawn.iter().map(|[p, m, v, g]| [own(p), own(m), own(v), g.on(&device).unwrap()]).collect();
+            // Every second element of something.
+            let wide = Tensor::from_slice(&[0.5f32; 6], &[3, 2], &device).unwrap();
+            all.last_mut().unwrap()[0] = wide.select(1, 1).unwrap();
+            all
+        };
+        let (alone, together) = (load(), load());
+        let op = op(0.1, 0.1, 3);
+        for [p, m, v, g] in &alone {
+            Tensor::adamw_step(p, m, v, g, &op).unwrap();
+        }
+        let list: Vec<[&Tensor; 4]> = together.iter().map(|all| all.each_ref()).collect();
+        Tensor::adamw_steps(&list, &op).unwrap();
+        for (i, (one, two)) in alone.iter().flatten().zip(together.iter().flatten()).enumerate() {
+            assert!(one.to_bytes().unwrap() == two.to_bytes().unwrap(), "{device}: tensor {i}");
+        }
+        if let Some(cuda) = device.backend::<Cuda>() {
+            let zeros = || Tensor::zeros(&[9], DType::F32, &device).unwrap();
+            let all: Vec<[Tensor; 4]> = (0..300).map(|_| [zeros(), zeros(), zeros(), zeros()]).collect();
+            let list: Vec<[&Tensor; 4]> = all.iter().map(|all| all.each_ref()).collect();
+            let before = cuda.launches();
+            Tensor::adamw_steps(&list, &op).unwrap();
+            assert_eq!(cuda.launches() - before, 1);
+        }
+        Tensor::adamw_steps(&[], &op).unwrap();
+        // One that is wrong stops all.
+        let bad = Tensor::zeros(&[2], DType::F32, &device).unwrap();
+        let [p, m, v, g] = &alone[0];
+        assert!(Tensor::adamw_steps(&[[p, m, v, g], [&bad, m, v, g]], &op).is_err());
+        assert!(Tensor::adamw_steps(&[[p, m, v, g], [p, m, v, g]], &op).is_err(), "a parameter twice");
+    }
 }
 
 #[test]

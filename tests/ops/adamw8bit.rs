@@ -1,10 +1,10 @@
 use engine::ops::{AdamW, AdamW8bit, Moments8bit};
 use engine::weights::Weights;
-use engine::{Codebook, DType, Device, Tensor, apply_in_place};
+use engine::{Codebook, Cuda, DType, Device, Tensor, apply_in_place};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use crate::harness::{Check, Expect, Source, cases, compare, devices, fixture, same_bits, seed};
+use crate::harness::{Check, Expect, Operand, Source, cases, compare, devices, fixture, same_bits, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -208,6 +208,50 @@ fn a_gradient_that_is_not_finite_stays_with_its_element() {
     }
     assert!(state.absmax_m.to_f64_vec().unwrap().iter().all(|x| x.is_finite()));
     assert!(state.absmax_v.to_f64_vec().unwrap().iter().all(|x| x.is_finite()));
+}
+
+/// Many parameters at once get the bits that each gets alone; on CUDA those of the same types are one launch.
+#[test]
+fn a_list_is_each_alone() {
+    let mut source = Source::new(12);
+    let sizes = [1, 255, 256, 257, 0, 20_000, 700];
+    let types = [DType::F32, DType::F32, DType::BF16];
+    let drawn: Vec<_> = sizes
+        .iter()
+        .zip(types.iter().cycle())
+        .map(|(&n, &dtype)| {
+            let state = Drawn::new(n, &mut source);
+            (n, source.normal(&[n], dtype), state, source.normal(&[n], types[n % 3]))
+        })
+        .collect();
+    for device in devices() {
+        let load = || -> Vec<(Tensor, Moments8bit, Tensor)> {
+            let one = |(n, p, state, g): &(usize, Operand, Drawn, Operand)| {
+                let p = p.on(&device)?.copy()?;
+                Ok((p, state.on(&[*n], &device)?, g.on(&device)?))
+            };
+            drawn.iter().map(one).collect::<engine::Result<_>>().unwrap()
+        };
+        let (alone, together) = (load(), load());
+        let op = op(0.1, 0.1, 3);
+        for (p, state, g) in &alone {
+            Tensor::adamw8bit_step(p, state, g, &op).unwrap();
+        }
+        let before = device.backend::<Cuda>().map(Cuda::launches);
+        let list: Vec<_> = together.iter().map(|(p, state, g)| (p, state, g)).collect();
+        Tensor::adamw8bit_steps(&list, &op).unwrap();
+        if let Some(before) = before {
+            // At most one for each pair of types; a gradient that is a view is copied first.
+            let views = together.iter().filter(|(.., g)| !g.layout().is_contiguous()).count() as u64;
+            assert!(device.backend::<Cuda>().unwrap().launches() - before <= 4 + views);
+        }
+        let bits = |(p, s, _): &(Tensor, Moments8bit, Tensor)| {
+            [p, &s.m, &s.v, &s.absmax_m, &s.absmax_v].map(|t| t.to_bytes().unwrap())
+        };
+        for (i, (one, two)) in alone.iter().zip(&together).enumerate() {
+            assert!(bits(one) == bits(two), "{device}: parameter {i}");
+        }
+    }
 }
 
 #[test]

@@ -126,9 +126,15 @@ impl Optimizer {
     /// takes no pass over memory of its own. A parameter that no gradient reached stays as it is.
     pub fn step(&self, gradients: &mut Gradients, step: usize, lr: f64, scale: f32) -> Result<()> {
         let _phase = phase("optimizer");
-        for p in &self.parameters {
-            let Some(gradient) = gradients.take(&p.value) else { continue };
-            let weight_decay = if p.decay { self.section.weight_decay } else { 0.0 };
+        // Parameters that decay, then those that do not: `AdamW` takes all of a kind at once.
+        for decay in [true, false] {
+            let reached: Vec<(&Parameter, Tensor)> = self
+                .parameters
+                .iter()
+                .filter(|p| p.decay == decay)
+                .filter_map(|p| Some((p, gradients.take(&p.value)?)))
+                .collect();
+            let weight_decay = if decay { self.section.weight_decay } else { 0.0 };
             let adamw = AdamW {
                 lr,
                 beta1: self.section.beta1,
@@ -139,12 +145,17 @@ impl Optimizer {
                 grad_scale: scale,
             };
             let sgd = Sgd { lr, momentum: self.section.momentum, weight_decay, grad_scale: scale };
-            match &p.state {
-                State::Moments { m, v } => Tensor::adamw_step(&p.value, m, v, &gradient, &adamw)?,
-                State::Moments8bit(state) => Tensor::adamw8bit_step(&p.value, state, &gradient, &adamw)?,
-                State::Momentum(buffer) => Tensor::sgd_step(&p.value, Some(buffer), &gradient, &sgd)?,
-                State::Nothing => Tensor::sgd_step(&p.value, None, &gradient, &sgd)?,
+            let (mut whole, mut eight_bits) = (Vec::new(), Vec::new());
+            for (p, gradient) in &reached {
+                match &p.state {
+                    State::Moments { m, v } => whole.push([&p.value, m, v, gradient]),
+                    State::Moments8bit(state) => eight_bits.push((&p.value, &**state, gradient)),
+                    State::Momentum(buffer) => Tensor::sgd_step(&p.value, Some(buffer), gradient, &sgd)?,
+                    State::Nothing => Tensor::sgd_step(&p.value, None, gradient, &sgd)?,
+                }
             }
+            Tensor::adamw_steps(&whole, &adamw)?;
+            Tensor::adamw8bit_steps(&eight_bits, &adamw)?;
         }
         Ok(())
     }

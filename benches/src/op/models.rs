@@ -230,7 +230,10 @@ impl Workload {
             network.attach(adapter)?;
         }
         let failed = |e: train::Error| Error::Input(format!("the training step: {e}"));
-        let optimizer = Optimizer::new(parameters, &OptimizerSection::default()).map_err(failed)?;
+        // One for each parameter: an application that takes all of them would not say how many another layer has.
+        let section = OptimizerSection::default();
+        let optimizers = parameters.into_iter().map(|one| Optimizer::new(vec![one], &section));
+        let optimizers = optimizers.collect::<train::Result<Vec<_>>>().map_err(failed)?;
         let pixels = Self::pixels(config, device)?;
         let n = ids.len();
         let tile = config.image.as_ref().map_or(0, model::config::VisionLanguageConfig::tokens_per_tile);
@@ -254,8 +257,10 @@ impl Workload {
             let loss = text.logits(&chosen)?.cross_entropy(&labels, model::loss::IGNORE)?;
             let loss = loss.sum(&[0])?.affine(1.0 / counted as f32, 0.0)?;
             let mut gradients = loss.backward()?;
-            let norm = optimizer.global_norm(&gradients).map_err(failed)?;
-            optimizer.step(&mut gradients, 1, 1e-4, clip_factor(norm, 1.0)).map_err(failed)
+            let norms = optimizers.iter().map(|one| one.global_norm(&gradients));
+            let norms = norms.collect::<train::Result<Vec<f64>>>().map_err(failed)?;
+            let clip = clip_factor(norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt(), 1.0);
+            optimizers.iter().try_for_each(|one| one.step(&mut gradients, 1, 1e-4, clip)).map_err(failed)
         });
         result?;
         census.add("train", kept);

@@ -1,8 +1,9 @@
 use super::multiversion::multiversion;
-use super::threads::Scatter;
-use super::walk::{for_runs, parameter_type};
+use super::threads::{Scatter, parallel_for};
+use super::walk::{GRAIN, for_runs};
 use crate::ops::AdamW;
 use crate::{Cpu, Float, Input, Kernel, Output, Result};
+use half::bf16;
 
 /// What the update multiplies with, computed in f64 and rounded once.
 pub(crate) struct Factors {
@@ -63,9 +64,53 @@ multiversion! {
     }
 }
 
-fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Output<'_, Cpu>]) -> Result<()> {
-    let factors = Factors::new(op);
-    let [p, m, v] = outputs else { unreachable!("three targets by the rule") };
+/// A contiguous parameter with its state.
+struct Dense<'a, P, G> {
+    p: Scatter<P>,
+    m: Scatter<f32>,
+    v: Scatter<f32>,
+    g: &'a [G],
+}
+
+/// All parameters of these types. The contiguous ones are cut into tasks together: an adapter's are small.
+fn update<P: Float, G: Float>(
+    factors: &Factors,
+    inputs: &[Input<'_, Cpu>],
+    outputs: &mut [Output<'_, Cpu>],
+) -> Result<()> {
+    let mut dense = Vec::new();
+    for (targets, g) in outputs.as_chunks_mut::<3>().0.iter_mut().zip(inputs) {
+        if targets[0].dtype != P::DTYPE || g.dtype != G::DTYPE {
+            continue;
+        }
+        if !g.layout.is_contiguous() || targets.iter().any(|t| !t.layout.is_contiguous()) {
+            update_view::<P, G>(factors, g, targets)?;
+            continue;
+        }
+        let [p, m, v] = targets;
+        let (p, m, v) = (p.slice_mut::<P>()?, m.slice_mut::<f32>()?, v.slice_mut::<f32>()?);
+        let (p, m, v) = (Scatter::new(p), Scatter::new(m), Scatter::new(v));
+        dense.push(Dense { p, m, v, g: g.slice::<G>() });
+    }
+    let parts = |(i, one): (usize, &Dense<P, G>)| (0..one.g.len()).step_by(GRAIN).map(move |at| (i, at));
+    let tasks: Vec<(usize, usize)> = dense.iter().enumerate().flat_map(parts).collect();
+    parallel_for(tasks.len(), |task| {
+        let (i, at) = tasks[task];
+        let Dense { p, m, v, g } = &dense[i];
+        let len = GRAIN.min(g.len() - at);
+        // SAFETY: tasks do not overlap.
+        let (p, m, v) = unsafe { (p.slice(at, len), m.slice(at, len), v.slice(at, len)) };
+        step_run(p, m, v, &g[at..at + len], factors);
+    });
+    Ok(())
+}
+
+/// A parameter that lies anyhow.
+fn update_view<P: Float, G: Float>(
+    factors: &Factors,
+    g: &Input<'_, Cpu>,
+    [p, m, v]: &mut [Output<'_, Cpu>; 3],
+) -> Result<()> {
     let dims = g.layout.dims;
     // The targets' strides are walked as if they were inputs.
     let strides = [p.layout.strides, m.layout.strides, v.layout.strides, g.layout.strides];
@@ -81,7 +126,7 @@ fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Out
             let (p, m, v) =
                 unsafe { (p.slice(ip + i * sp, len), m.slice(im + i * sm, len), v.slice(iv + i * sv, len)) };
             let at = ig + i * sg;
-            step_run(p, m, v, &g[at..at + len], &factors);
+            step_run(p, m, v, &g[at..at + len], factors);
         }
     });
     Ok(())
@@ -89,7 +134,10 @@ fn update<P: Float, G: Float>(op: &AdamW, g: &Input<'_, Cpu>, outputs: &mut [Out
 
 impl Kernel<AdamW> for Cpu {
     fn run(&self, op: &AdamW, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
-        let g = &inputs[0];
-        parameter_type!(outputs[0].dtype, P => parameter_type!(g.dtype, G => update::<P, G>(op, g, outputs)))
+        let factors = Factors::new(op);
+        update::<f32, f32>(&factors, inputs, outputs)?;
+        update::<f32, bf16>(&factors, inputs, outputs)?;
+        update::<bf16, f32>(&factors, inputs, outputs)?;
+        update::<bf16, bf16>(&factors, inputs, outputs)
     }
 }

@@ -1,11 +1,11 @@
 use super::adamw::Factors;
 use super::dynamic::{Dynamic, SIGNED, UNSIGNED, absmax};
 use super::multiversion::multiversion;
-use super::threads::Scatter;
-use super::walk::{for_row_blocks, parameter_type};
-use crate::error::rule;
+use super::threads::{Scatter, parallel_for};
+use super::walk::GRAIN;
 use crate::ops::AdamW8bit;
-use crate::{Cpu, Float, Input, Kernel, Op, Output, Result};
+use crate::{Cpu, Float, Input, Kernel, Output, Result};
+use half::bf16;
 
 const BLOCK: usize = AdamW8bit::BLOCK;
 
@@ -65,23 +65,46 @@ multiversion! {
     }
 }
 
+/// A parameter with its state.
+struct Parameter<'a, P, G> {
+    p: Scatter<P>,
+    m: Scatter<u8>,
+    v: Scatter<u8>,
+    absmax_m: Scatter<f32>,
+    absmax_v: Scatter<f32>,
+    g: &'a [G],
+}
+
+/// All parameters of these types, cut into tasks together.
 fn update<P: Float, G: Float>(
-    op: &AdamW8bit,
-    g: &Input<'_, Cpu>,
+    factors: &Factors,
+    inputs: &[Input<'_, Cpu>],
     outputs: &mut [Output<'_, Cpu>],
 ) -> Result<()> {
-    let factors = Factors::new(&op.0);
     let maps = Maps { m: &SIGNED, v: &UNSIGNED };
-    let [p, m, v, absmax_m, absmax_v] = outputs else { unreachable!("five targets by the rule") };
-    let (p, g) = (p.slice_mut::<P>()?, g.slice::<G>());
-    let count = p.len();
-    let p = Scatter::new(p);
-    let (m, v) = (Scatter::new(m.slice_mut::<u8>()?), Scatter::new(v.slice_mut::<u8>()?));
-    let absmax_m = Scatter::new(absmax_m.slice_mut::<f32>()?);
-    let absmax_v = Scatter::new(absmax_v.slice_mut::<f32>()?);
-    for_row_blocks(count.div_ceil(BLOCK), BLOCK, |first, blocks| {
-        let at = first * BLOCK;
-        let len = (blocks * BLOCK).min(count - at);
+    let mut all = Vec::new();
+    for (targets, g) in outputs.as_chunks_mut::<5>().0.iter_mut().zip(inputs) {
+        if targets[0].dtype != P::DTYPE || g.dtype != G::DTYPE {
+            continue;
+        }
+        let [p, m, v, absmax_m, absmax_v] = targets;
+        all.push(Parameter {
+            p: Scatter::new(p.slice_mut::<P>()?),
+            m: Scatter::new(m.slice_mut::<u8>()?),
+            v: Scatter::new(v.slice_mut::<u8>()?),
+            absmax_m: Scatter::new(absmax_m.slice_mut::<f32>()?),
+            absmax_v: Scatter::new(absmax_v.slice_mut::<f32>()?),
+            g: g.slice::<G>(),
+        });
+    }
+    // A multiple of a block.
+    let parts = |(i, one): (usize, &Parameter<P, G>)| (0..one.g.len()).step_by(GRAIN).map(move |at| (i, at));
+    let tasks: Vec<(usize, usize)> = all.iter().enumerate().flat_map(parts).collect();
+    parallel_for(tasks.len(), |task| {
+        let (i, at) = tasks[task];
+        let Parameter { p, m, v, absmax_m, absmax_v, g } = &all[i];
+        let len = GRAIN.min(g.len() - at);
+        let (first, blocks) = (at / BLOCK, len.div_ceil(BLOCK));
         // SAFETY: every task has blocks of its own.
         let (p, mut state) = unsafe {
             let state = State {
@@ -92,7 +115,7 @@ fn update<P: Float, G: Float>(
             };
             (p.slice(at, len), state)
         };
-        step_blocks(p, &mut state, &g[at..at + len], &factors, maps);
+        step_blocks(p, &mut state, &g[at..at + len], factors, maps);
     });
     Ok(())
 }
@@ -104,17 +127,11 @@ impl Kernel<AdamW8bit> for Cpu {
         inputs: &[Input<'_, Self>],
         outputs: &mut [Output<'_, Self>],
     ) -> Result<()> {
-        let g = &inputs[0];
-        let names = ["p", "m", "v", "absmax_m", "absmax_v", "g"];
-        let layouts = outputs.iter().map(|o| o.layout).chain([g.layout]);
-        if let Some((name, layout)) = names.iter().zip(layouts).find(|(_, layout)| !layout.is_contiguous()) {
-            return Err(rule!(
-                AdamW8bit::NAME,
-                "{name} {:?} has strides {:?}; blocks are of elements that lie side by side",
-                layout.dims,
-                layout.strides
-            ));
-        }
-        parameter_type!(outputs[0].dtype, P => parameter_type!(g.dtype, G => update::<P, G>(op, g, outputs)))
+        AdamW8bit::contiguous(inputs.iter().map(|g| g.layout), outputs.iter().map(|t| t.layout))?;
+        let factors = Factors::new(&op.0);
+        update::<f32, f32>(&factors, inputs, outputs)?;
+        update::<f32, bf16>(&factors, inputs, outputs)?;
+        update::<bf16, f32>(&factors, inputs, outputs)?;
+        update::<bf16, bf16>(&factors, inputs, outputs)
     }
 }

@@ -86,13 +86,6 @@ impl Launch<'_> {
         self.at(address(y.buffer, y.layout, y.dtype))
     }
 
-    /// An input that is contiguous.
-    pub(super) fn dense(&mut self, x: &Input<'_, Cuda>) -> &mut Self {
-        debug_assert!(x.layout.is_contiguous());
-        self.tensors.push((x.dtype, x.layout.dims));
-        self.at(address(x.buffer, x.layout, x.dtype))
-    }
-
     /// An input with its `View`.
     pub(super) fn view(&mut self, x: &Input<'_, Cuda>) -> &mut Self {
         self.strided(x.buffer, x.dtype, x.layout)

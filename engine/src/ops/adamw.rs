@@ -2,7 +2,7 @@
 
 use crate::error::{Result, rule};
 use crate::op::{Cost, Op, Spec, apply_in_place};
-use crate::ops::{arity, shape};
+use crate::ops::shape;
 use crate::{DType, Tensor};
 
 /// Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101), in place, in torch's order:
@@ -22,6 +22,10 @@ use crate::{DType, Tensor};
 /// `grad_scale` is the factor of a global-norm clip. It multiplies in f32, so for f32 gradients the step gives the
 /// bits of one on a gradient that was scaled before, without a pass over memory of its own; a bf16 gradient saves
 /// a rounding. A factor of 1 changes nothing.
+///
+/// One application takes any number of parameters, each with the same bits as alone: targets `p`, `m`, `v` of every
+/// parameter in turn, then the gradients in their order. An adapter's hundreds of small tensors are one launch where
+/// the backend can do that.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {
     /// Learning rate.
@@ -38,6 +42,14 @@ pub struct AdamW {
     pub step: u32,
     /// Multiplies the gradient first; 1 leaves it as it is.
     pub grad_scale: f32,
+}
+
+/// Number of parameters of an application that has `each` tensors for every one.
+pub(super) fn parameters(op: &'static str, inputs: &[Spec], each: usize) -> Result<usize> {
+    if inputs.is_empty() || !inputs.len().is_multiple_of(each) {
+        return Err(rule!(op, "takes {each} tensors for each parameter, got {}", inputs.len()));
+    }
+    Ok(inputs.len() / each)
 }
 
 impl AdamW {
@@ -64,21 +76,36 @@ impl Op for AdamW {
     const NAME: &'static str = "adamw";
 
     fn infer(&self, inputs: &[Spec]) -> Result<Vec<Spec>> {
-        arity(Self::NAME, inputs, 4)?;
-        let p = &inputs[0];
-        self.check(Self::NAME, p, [&inputs[1], &inputs[2]], &inputs[3])?;
-        let state = Spec { dims: p.dims, dtype: DType::F32 };
-        Ok(vec![*p, state, state])
+        let (targets, gradients) = inputs.split_at(3 * parameters(Self::NAME, inputs, 4)?);
+        let mut wanted = Vec::with_capacity(targets.len());
+        for ([p, m, v], g) in targets.as_chunks().0.iter().zip(gradients) {
+            self.check(Self::NAME, p, [m, v], g)?;
+            let state = Spec { dims: p.dims, dtype: DType::F32 };
+            wanted.extend([*p, state, state]);
+        }
+        Ok(wanted)
     }
 
     fn cost(&self, inputs: &[Spec], _: &[Spec]) -> Cost {
-        Cost::streaming(16 * inputs[0].dims.count(), inputs, &inputs[..3])
+        let targets = &inputs[..inputs.len() / 4 * 3];
+        let elements: usize = targets.iter().step_by(3).map(|p| p.dims.count()).sum();
+        Cost::streaming(16 * elements, inputs, targets)
     }
 }
 
 impl Tensor {
     /// Updates parameter `p` and moments `m`, `v` in place from gradient `g`. `p` is a leaf or untracked.
     pub fn adamw_step(p: &Self, m: &Self, v: &Self, g: &Self, op: &AdamW) -> Result<()> {
-        apply_in_place(op.clone(), &[p, m, v], &[g])
+        Self::adamw_steps(&[[p, m, v, g]], op)
+    }
+
+    /// [`Self::adamw_step`] for each `[p, m, v, g]`, in one application.
+    pub fn adamw_steps(parameters: &[[&Self; 4]], op: &AdamW) -> Result<()> {
+        if parameters.is_empty() {
+            return Ok(());
+        }
+        let targets: Vec<&Self> = parameters.iter().flat_map(|[p, m, v, _]| [*p, *m, *v]).collect();
+        let gradients: Vec<&Self> = parameters.iter().map(|[.., g]| *g).collect();
+        apply_in_place(op.clone(), &targets, &gradients)
     }
 }

@@ -5,7 +5,6 @@ use super::launch::Launch;
 use super::source::Access;
 use super::view::View;
 use crate::cpu::AdamWFactors;
-use crate::error::rule;
 use crate::ops::{AdamW, AdamW8bit, Sgd};
 use crate::{Codebook, DType, Input, Kernel, Op, Output, Result};
 
@@ -25,12 +24,15 @@ impl Launch<'_> {
 
 impl Kernel<AdamW> for Wgpu {
     fn run(&self, op: &AdamW, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
-        let [w, m, v] = &*outputs else { unreachable!("three targets by the rule") };
-        let (count, together) = (w.layout.count(), together(w));
-        let mut k = self.kernel(AdamW::NAME, AdamW::NAME);
-        k.constant("TOGETHER", together as u32);
-        k.target("w", w)?.target("m", m)?.target("v", v)?.input("g", &inputs[0])?.factors(op).word(count)?;
-        k.run_elements(count, together)
+        // A launch a parameter: WebGPU binds eight buffers, and has no pointers.
+        for ([w, m, v], g) in outputs.as_chunks().0.iter().zip(inputs) {
+            let (count, together) = (w.layout.count(), together(w));
+            let mut k = self.kernel(AdamW::NAME, AdamW::NAME);
+            k.constant("TOGETHER", together as u32);
+            k.target("w", w)?.target("m", m)?.target("v", v)?.input("g", g)?.factors(op).word(count)?;
+            k.run_elements(count, together)?;
+        }
+        Ok(())
     }
 }
 
@@ -58,27 +60,21 @@ impl Kernel<AdamW8bit> for Wgpu {
         inputs: &[Input<'_, Self>],
         outputs: &mut [Output<'_, Self>],
     ) -> Result<()> {
-        let names = ["p", "m", "v", "absmax_m", "absmax_v", "g"];
-        let layouts = outputs.iter().map(|o| o.layout).chain([inputs[0].layout]);
-        if let Some((name, layout)) = names.iter().zip(layouts).find(|(_, layout)| !layout.is_contiguous()) {
-            return Err(rule!(
-                AdamW8bit::NAME,
-                "{name} {:?} has strides {:?}; blocks are of elements that lie side by side",
-                layout.dims,
-                layout.strides
-            ));
-        }
+        AdamW8bit::contiguous(inputs.iter().map(|g| g.layout), outputs.iter().map(|t| t.layout))?;
         let tables = self.constant_data(("adamw8bit", 0), || {
             let values = [Codebook::Dynamic, Codebook::DynamicUnsigned].map(Codebook::values).concat();
             bytemuck::cast_slice(&values).to_vec()
         })?;
-        let count = outputs[0].layout.count();
-        let mut k = self.kernel(AdamW8bit::NAME, AdamW8bit::NAME);
-        for (name, target) in ["w", "m", "v", "absmax_m", "absmax_v"].into_iter().zip(&*outputs) {
-            k.target(name, target)?;
+        for (targets, g) in outputs.as_chunks::<5>().0.iter().zip(inputs) {
+            let count = targets[0].layout.count();
+            let mut k = self.kernel(AdamW8bit::NAME, AdamW8bit::NAME);
+            for (name, target) in ["w", "m", "v", "absmax_m", "absmax_v"].into_iter().zip(targets) {
+                k.target(name, target)?;
+            }
+            k.input("g", g)?.scratch("tables", &tables, DType::F32, Access::Read)?;
+            k.factors(&op.0).word(count)?;
+            k.run_linear(count, AdamW8bit::BLOCK)?;
         }
-        k.input("g", &inputs[0])?.scratch("tables", &tables, DType::F32, Access::Read)?;
-        k.factors(&op.0).word(count)?;
-        k.run_linear(count, AdamW8bit::BLOCK)
+        Ok(())
     }
 }

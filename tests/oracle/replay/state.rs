@@ -13,13 +13,15 @@ const BLOCKS: usize = 16;
 
 pub(super) fn check(case: &Case<'_>) -> Option<Outcome> {
     if let Some(op) = case.op::<AdamW>() {
-        return Some(adamw(case, op));
+        let count = case.before.len() / 4;
+        return Some(all((0..count).map(|i| adamw(case, op, i, count))));
     }
     if let Some(op) = case.op::<Sgd>() {
         return Some(sgd(case, op));
     }
     if let Some(op) = case.op::<AdamW8bit>() {
-        return Some(adamw8bit(case, &op.0));
+        let count = case.before.len() / 6;
+        return Some(all((0..count).map(|i| adamw8bit(case, &op.0, i, count))));
     }
     if let Some(op) = case.op::<QuantizeBlockwise>() {
         return Some(quantize(case, op));
@@ -37,9 +39,12 @@ fn hyper(op: &AdamW) -> oracle::AdamW {
     }
 }
 
-fn adamw(case: &Case<'_>, op: &AdamW) -> Outcome {
-    let at = runs(case.before[0].count());
-    let [p, m, v, g] = [0, 1, 2, 3].map(|i| case.before[i].flat(&at));
+/// Parameter number `which` of `parameters`.
+fn adamw(case: &Case<'_>, op: &AdamW, which: usize, parameters: usize) -> Outcome {
+    let first = 3 * which;
+    let at = runs(case.before[first].count());
+    let [p, m, v, g] =
+        [first, first + 1, first + 2, 3 * parameters + which].map(|i| case.before[i].flat(&at));
     let g = g.map(|g| g * f64::from(op.grad_scale));
     let hyper = hyper(op);
     let step = |i: usize| oracle::adamw(&hyper, [p.data[i], m.data[i], v.data[i]], g.data[i]);
@@ -57,11 +62,11 @@ fn adamw(case: &Case<'_>, op: &AdamW) -> Outcome {
             })
             .collect(),
     );
-    let expect = |i: usize| Expect::new(of(i), case.after[i].dtype, Class::Function);
+    let expect = |i: usize| Expect::new(of(i), case.after[first + i].dtype, Class::Function);
     all([
-        case.flat(0, &at, &expect(0).scale(p_scale)),
-        case.flat(1, &at, &expect(1).scale(m_scale)),
-        case.flat(2, &at, &expect(2)),
+        case.flat(first, &at, &expect(0).scale(p_scale)),
+        case.flat(first + 1, &at, &expect(1).scale(m_scale)),
+        case.flat(first + 2, &at, &expect(2)),
     ])
 }
 
@@ -105,8 +110,10 @@ fn members(b: usize, block: usize, count: usize) -> std::ops::Range<usize> {
     b * block..((b + 1) * block).min(count)
 }
 
-fn adamw8bit(case: &Case<'_>, op: &AdamW) -> Outcome {
-    let count = case.before[0].count();
+/// Parameter number `which` of `parameters`.
+fn adamw8bit(case: &Case<'_>, op: &AdamW, which: usize, parameters: usize) -> Outcome {
+    let first = 5 * which;
+    let count = case.before[first].count();
     let size = oracle::BLOCK;
     let blocks = spread(count.div_ceil(size), BLOCKS);
     let books = [Codebook::Dynamic, Codebook::DynamicUnsigned];
@@ -114,15 +121,16 @@ fn adamw8bit(case: &Case<'_>, op: &AdamW) -> Outcome {
     let mut outcomes = Vec::new();
     for &b in &blocks {
         let at: Vec<usize> = members(b, size, count).collect();
-        let values = |i: usize| case.before[i].flat(&at).data;
+        let values = |i: usize| case.before[first + i].flat(&at).data;
         let moment = |i: usize| {
-            let absmax = [case.before[2 + i].element(b)];
+            let absmax = [case.before[first + 2 + i].element(b)];
             oracle::decode(books[i - 1].values(), &values(i), &absmax)
         };
         let (p, m, v) = (values(0), moment(1), moment(2));
         // A gradient whose square overflows f32 counts as one that is not finite.
         let sound = |g: f64| if ((g as f32) * (g as f32)).is_finite() { g } else { f64::NAN };
-        let g: Vec<f64> = values(5).iter().map(|g| sound(g * f64::from(op.grad_scale))).collect();
+        let g = case.before[5 * parameters + which].flat(&at).data;
+        let g: Vec<f64> = g.iter().map(|g| sound(g * f64::from(op.grad_scale))).collect();
         let [want_p, want_m, want_v] = oracle::adamw8bit(&hyper(op), [&p, &m, &v], &g);
         let size_of = |(m, g): (&f64, &f64)| if g.is_nan() { 0.0 } else { m.abs() + g.abs() };
         let m_scale: Vec<f64> = m.iter().zip(&g).map(size_of).collect();
@@ -132,23 +140,23 @@ fn adamw8bit(case: &Case<'_>, op: &AdamW) -> Outcome {
         };
         let p_scale: Vec<f64> = (0..at.len()).map(around).collect();
         let dims = [at.len()];
-        let expect = Expect::new(Array::new(&dims, want_p), case.after[0].dtype, Class::Function)
+        let expect = Expect::new(Array::new(&dims, want_p), case.after[first].dtype, Class::Function)
             .scale(Array::new(&dims, p_scale));
-        outcomes.push(case.flat(0, &at, &expect));
+        outcomes.push(case.flat(first, &at, &expect));
         for (i, (want, scale)) in [(&want_m, &m_scale), (&want_v, &want_v)].into_iter().enumerate() {
             let most = oracle::absmax(want);
             let expect =
-                Expect::new(Array::new(&[1], most.clone()), case.after[3 + i].dtype, Class::Function)
+                Expect::new(Array::new(&[1], most.clone()), case.after[first + 3 + i].dtype, Class::Function)
                     .scale(Array::new(&[1], oracle::absmax(scale)));
-            outcomes.push(case.flat(3 + i, &[b], &expect));
-            let most = case.after[3 + i].element(b);
+            outcomes.push(case.flat(first + 3 + i, &[b], &expect));
+            let most = case.after[first + 3 + i].element(b);
             if most > 0.0 {
-                let codes = case.after[1 + i].flat(&at).data;
+                let codes = case.after[first + 1 + i].flat(&at).data;
                 let around = at.iter().enumerate().map(|(j, &at)| {
                     let x = want[j] / most;
                     (at, codes[j] as usize, x, 2f64.powi(-21) * scale[j] / most + 2f64.powi(-22) * x.abs())
                 });
-                outcomes.push(nearest(1 + i, books[i], around));
+                outcomes.push(nearest(first + 1 + i, books[i], around));
             }
         }
     }

@@ -105,6 +105,8 @@ fn everything(dtype: DType) -> Vec<Application> {
             grad_scale: 0.5,
         };
         Tensor::adamw_step(&p, &m, &v, &g, &adamw)?;
+        let [p2, m2, v2] = [p.copy()?, m.copy()?, v.copy()?];
+        Tensor::adamw_steps(&[[&p, &m, &v, &g], [&p2, &m2, &v2, &g]], &adamw)?;
         let codes = |s: &mut Source| s.below(256, &[700], DType::U8);
         let absmax = |s: &mut Source| s.normal(&[3], DType::F32).mul(&s.normal(&[3], DType::F32))?.exp();
         let state = ops::Moments8bit { m: codes(s), v: codes(s), absmax_m: absmax(s)?, absmax_v: absmax(s)? };

@@ -130,6 +130,10 @@ impl On {
         self.layout.count()
     }
 
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
     pub(crate) fn name(&self) -> &'static str {
         self.dtype.name()
     }

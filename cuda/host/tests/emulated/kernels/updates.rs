@@ -78,6 +78,54 @@ fn adamw() {
     );
 }
 
+/// The table of a list's kernel: of each parameter the pointers, then its elements and its first block. Also the number of
+/// blocks. `each` targets a parameter; then the gradients follow.
+fn table(session: &Session, all: &[On], each: usize, per_block: usize) -> (On, usize, usize) {
+    let parameters = all.len() / (each + 1);
+    let (mut words, mut blocks) = (Vec::new(), 0);
+    for i in 0..parameters {
+        let targets = &all[i * each..(i + 1) * each];
+        for pointer in targets.iter().chain([&all[parameters * each + i]]).map(On::address) {
+            words.extend([pointer as u32, (pointer >> 32) as u32]);
+        }
+        words.extend([targets[0].count() as u32, blocks as u32]);
+        blocks += targets[0].count().div_ceil(per_block);
+    }
+    let table = Tensor::from_slice(&words, &[words.len()], &Device::cpu()).unwrap();
+    (session.on(&table), parameters, blocks)
+}
+
+#[test]
+fn adamw_list() {
+    property(
+        CASES,
+        |d| {
+            let (p_type, g_type, step) = (d.parameter(), d.parameter(), d.between(1, 50) as u32);
+            let parameters: Vec<[Tensor; 4]> = (0..d.between(1, 7))
+                .map(|_| {
+                    let n = [d.of(&[1, 3, 64, 4095, 4096, 4100, 9000])];
+                    let v = d.dense(&n, DType::F32);
+                    v.write(&v.mul(&v).unwrap()).unwrap();
+                    [d.dense(&n, p_type), d.dense(&n, DType::F32), v, d.dense(&n, g_type)]
+                })
+                .collect();
+            let list: Vec<[&Tensor; 4]> = parameters.iter().map(|all| all.each_ref()).collect();
+            captured(AdamW::NAME, || Tensor::adamw_steps(&list, &hyper(step)))
+        },
+        |session, application| {
+            let op = application.op::<AdamW>().expect("adamw");
+            // Every second one lies an element after where 16 bytes begin.
+            let all = session.inputs(application);
+            let (table, parameters, blocks) = table(session, &all, 3, 4096);
+            let last = &all[all.len() - 1];
+            let call = session.call(format!("adamw_list_{}_{}", all[0].name(), last.name()));
+            let call = call.pointers(&[&table]).factors(factors(op)).size(parameters);
+            call.launch([blocks, 1, 1], [256, 1], 0);
+            session.back_all(&all[..application.targets()])
+        },
+    );
+}
+
 #[test]
 fn sgd() {
     property(
@@ -106,32 +154,38 @@ fn adamw8bit() {
     property(
         CASES,
         |d| {
-            let (count, p_type, g_type) = (d.of(&[1, 200, 256, 700]), d.parameter(), d.parameter());
-            let p = d.dense(&[count], p_type);
-            // Now and then a gradient that is not finite, or whose square is not.
-            let g: Vec<f64> = (0..count)
-                .map(|_| match d.rng.below(30) {
-                    0 => [f64::NAN, f64::INFINITY, 1e30][d.rng.below(3)],
-                    _ => f64::from(d.rng.normal()),
+            let (p_type, g_type, cpu) = (d.parameter(), d.parameter(), Device::cpu());
+            let parameters: Vec<(Tensor, Moments8bit, Tensor)> = (0..d.between(1, 4))
+                .map(|_| {
+                    let count = d.of(&[1, 200, 256, 700]);
+                    let p = d.dense(&[count], p_type);
+                    // Now and then a gradient that is not finite, or whose square is not.
+                    let g: Vec<f64> = (0..count)
+                        .map(|_| match d.rng.below(30) {
+                            0 => [f64::NAN, f64::INFINITY, 1e30][d.rng.below(3)],
+                            _ => f64::from(d.rng.normal()),
+                        })
+                        .collect();
+                    let g = Tensor::from_f64(&g, &[count], g_type, &cpu).unwrap();
+                    let codes = || Tensor::zeros(&[count], DType::U8, &cpu).unwrap();
+                    let blocks =
+                        || Tensor::zeros(&[count.div_ceil(AdamW8bit::BLOCK)], DType::F32, &cpu).unwrap();
+                    (p, Moments8bit { m: codes(), v: codes(), absmax_m: blocks(), absmax_v: blocks() }, g)
                 })
                 .collect();
-            let g = Tensor::from_f64(&g, &[count], g_type, &Device::cpu()).unwrap();
-            let cpu = Device::cpu();
-            let codes = || Tensor::zeros(&[count], DType::U8, &cpu).unwrap();
-            let blocks = || Tensor::zeros(&[count.div_ceil(AdamW8bit::BLOCK)], DType::F32, &cpu).unwrap();
-            let state = Moments8bit { m: codes(), v: codes(), absmax_m: blocks(), absmax_v: blocks() };
+            let list: Vec<_> = parameters.iter().map(|(p, state, g)| (p, state, g)).collect();
             // The captured step leaves the moments of one step behind: kernels go on from there.
-            captured(AdamW8bit::NAME, || Tensor::adamw8bit_step(&p, &state, &g, &hyper(2)))
+            captured(AdamW8bit::NAME, || Tensor::adamw8bit_steps(&list, &hyper(2)))
         },
         |session, application| {
             let op = application.op::<AdamW8bit>().expect("adamw8bit");
             let all: Vec<On> = application.inputs().iter().map(|t| session.on(t)).collect();
             let maps = [Codebook::Dynamic.values(), Codebook::DynamicUnsigned.values()].concat();
             let tables = session.on(&Tensor::from_slice(&maps, &[512], &Device::cpu()).unwrap());
-            let call = session.call(format!("adamw8bit_{}_{}", all[0].name(), all[5].name()));
-            let call = call.pointers(&all.iter().chain([&tables]).collect::<Vec<_>>());
-            call.factors(factors(&op.0)).size(all[0].count()).per_row(all[0].count().div_ceil(256));
-            session.back_all(&all[..5])
+            let (table, parameters, blocks) = table(session, &all, 5, AdamW8bit::BLOCK);
+            let call = session.call(format!("adamw8bit_{}_{}", all[0].name(), all[all.len() - 1].name()));
+            call.pointers(&[&table, &tables]).factors(factors(&op.0)).size(parameters).per_row(blocks);
+            session.back_all(&all[..application.targets()])
         },
     );
 }
