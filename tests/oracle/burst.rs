@@ -11,7 +11,7 @@ pub fn burst(op: Burst, x: &Array, c: Option<&Array>) -> Array {
         Burst::MultiplyAdds { rounds } => x.map(|x| SUMS * (0..rounds).fold(x, |s, _| s / 2.0 + 0.5)),
         Burst::Products { rounds } => x.map(|x| SUMS * (x + rounds as f64 / 256.0)),
         Burst::Read { sums } => {
-            Array::from_fn(&[sums], |at| x.data[at[0]..].iter().step_by(sums).sum::<f64>())
+            Array::from_fn(&[sums], |at| x.data.iter().skip(at[0]).step_by(sums).sum::<f64>())
         }
         Burst::Triad => x.zip(c.expect("two tensors"), |x, c| x + 3.0 * c),
     }

@@ -26,7 +26,7 @@ impl Kernel<Burst> for Cpu {
                 *y = match *op {
                     Burst::MultiplyAdds { rounds } => repeat(x[i], rounds, |s| s * 0.5 + 0.5),
                     Burst::Products { rounds } => repeat(x[i], rounds, |s| s + 0.0625 * 0.0625),
-                    Burst::Read { sums } => x[i..].iter().step_by(sums).sum(),
+                    Burst::Read { sums } => x.iter().skip(i).step_by(sums).sum(),
                     Burst::Triad => x[i] + 3.0 * c[i],
                 };
             }
