@@ -105,7 +105,7 @@ check() {
         # One test asks whether this is hardware.
         kernels=kernels::elementwise::affine operations=affine runtime="--skip an_emulated_device"
         large="$tiny/config.json" small="$tiny/config.json"
-        few="--seconds 0.01 --tokens 24" length="--prefill 8 --decode 8 --tokens 4 --repeats 1" text="--text-tokens 8 --repeats 1"
+        few="--seconds 0.01 --tokens 24 --warm" length="--prefill 8 --decode 8 --tokens 4 --repeats 1" text="--text-tokens 8 --repeats 1"
     else
         kernels=kernels:: operations= runtime=
         large=vicuna-7b small=smolvlm
