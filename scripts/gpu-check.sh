@@ -18,13 +18,14 @@ gather() {
     cd "$here/.."
     # Images lie beside the programs, once, and can be set aside there.
     unset ROENTGEN_EMBED_CUDA_IMAGES
-    artifacts=$(cargo test --release --workspace --no-run --message-format=json --test ops --test cuda --test emulated --test cli --example cuda_images)
+    cargo build --release
+    cp target/release/roentgen "$folder/bin/roentgen"
+    artifacts=$(cargo test --release --workspace --no-run --message-format=json --test ops --test cuda --test emulated --example cuda_images)
     # The executable of a package's target, by cargo's own account.
     built() {
         echo "$artifacts" | grep "\"package_id\":\"[^\"]*$1[#@]" | grep "\"name\":\"$2\"" |
             sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
     }
-    cp "$(built '' roentgen)" "$folder/bin/roentgen"
     cp "$(built /engine ops)" "$folder/bin/ops"
     cp "$(built /engine cuda)" "$folder/bin/runtime"
     cp "$(built /cuda/host emulated)" "$folder/bin/kernels"
