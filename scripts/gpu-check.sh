@@ -1,7 +1,7 @@
 #!/bin/sh
 # What only hardware can tell, in two steps on two machines.
 #
-#   sh scripts/gpu-check.sh gather FOLDER    here: builds, and gathers all that the check needs
+#   sh scripts/gpu-check.sh gather FOLDER    here: builds, gathers all that the check needs, and packs it into FOLDER.tar.gz
 #   sh FOLDER/gpu-check.sh [OUT]             on the machine with the GPU: no network, no Rust; its driver, and its NVRTC if it has one
 #
 # The second writes OUT/result.json, OUT/result.txt (a line for each step, then the tables of what was timed) and a log of each step, and ends
@@ -16,16 +16,19 @@ gather() {
     mkdir -p "$folder/bin" "$folder/fixtures"
     folder=$(cd "$folder" && pwd)
     cd "$here/.."
-    # The executable of a test, by cargo's own account.
-    built() {
-        cargo test --release --no-run --message-format=json "$@" |
-            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
-    }
+    # Images lie beside the programs, once, and can be set aside there.
+    unset ROENTGEN_EMBED_CUDA_IMAGES
     cargo build --release
     cp target/release/roentgen "$folder/bin/roentgen"
-    cp "$(built -p roentgen-engine --test ops)" "$folder/bin/ops"
-    cp "$(built -p roentgen-engine --test cuda)" "$folder/bin/runtime"
-    cp "$(built -p roentgen-cuda-host --test emulated)" "$folder/bin/kernels"
+    artifacts=$(cargo test --release --workspace --no-run --message-format=json --test ops --test cuda --test emulated --example cuda_images)
+    # The executable of a package's target, by cargo's own account.
+    built() {
+        echo "$artifacts" | grep "\"package_id\":\"[^\"]*$1[#@]" | grep "\"name\":\"$2\"" |
+            sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+    }
+    cp "$(built /engine ops)" "$folder/bin/ops"
+    cp "$(built /engine cuda)" "$folder/bin/runtime"
+    cp "$(built /cuda/host emulated)" "$folder/bin/kernels"
     strip "$folder"/bin/roentgen "$folder"/bin/ops "$folder"/bin/runtime "$folder"/bin/kernels 2>/dev/null || true
     for program in roentgen ops runtime kernels; do
         if ldd "$folder/bin/$program" | grep -E 'not found|libcuda|libnvrtc|libstdc'; then
@@ -34,7 +37,7 @@ gather() {
         fi
     done
     if [ -n "${ROENTGEN_NVRTC:-}" ]; then
-        cargo run --release -p roentgen-engine --example cuda_images -- "$folder/bin/cuda-images" sm_80 sm_90a compute_80
+        "$(built /engine cuda_images)" "$folder/bin/cuda-images" sm_80 sm_90a compute_80
     else
         echo "no NVRTC here (ROENTGEN_NVRTC): the other machine's own compiles the kernels" >&2
     fi
@@ -43,10 +46,11 @@ gather() {
     cp -r cuda/*.cu cuda/common "$folder/cuda/"
     cp scripts/gpu-check.sh scripts/gpu_torch.py "$folder/"
     git rev-parse HEAD >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
-    size=$(du -sm "$folder" | cut -f 1)
-    echo "$folder: $size MB"
+    tar -C "$(dirname "$folder")" -czf "$folder.tar.gz" "$(basename "$folder")"
+    size=$(($(wc -c <"$folder.tar.gz") / 1000000))
+    echo "$folder.tar.gz: $size MB; $folder: $(du -sm "$folder" | cut -f 1) MB"
     if [ "$size" -ge 60 ]; then
-        echo "error: over 60 MB" >&2
+        echo "error: 60 MB or more" >&2
         exit 1
     fi
 }
@@ -100,9 +104,9 @@ check() {
     if [ "${GPU_CHECK_DRY:-0}" = 1 ]; then
         export PROPTEST_CASES=1
         # One test asks whether this is hardware.
-        kernels=kernels::elementwise operations=affine runtime="--skip an_emulated_device"
+        kernels=kernels::elementwise::affine operations=affine runtime="--skip an_emulated_device"
         large="$tiny/config.json" small="$tiny/config.json"
-        few="--seconds 0.01 --tokens 24" length="--prefill 8 --decode 8 --tokens 4 --repeats 1" text="--text-tokens 8 --repeats 1"
+        few="--seconds 0.01 --tokens 24 --warm" length="--prefill 8 --decode 8 --tokens 4 --repeats 1" text="--text-tokens 8 --repeats 1"
     else
         kernels=kernels:: operations= runtime=
         large=vicuna-7b small=smolvlm

@@ -200,6 +200,12 @@ API Result cuDeviceGetAttribute(int* value, int attribute, int handle) {
     return SUCCESS;
 }
 
+// NVRTC opens the driver where it finds one, asks for a table of what is not public, and calls this without looking whether it is there.
+API Result cuGetExportTable(const void** table, const void*) {
+    *table = nullptr;
+    return NOT_FOUND;
+}
+
 API Result cuGetErrorName(Result code, const char** text) {
     const Name* name = name_of(code);
     *text = name ? name->name : nullptr;

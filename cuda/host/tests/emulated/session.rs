@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cuda_host::{Schedule, StandIn, nvrtc};
 use cudarc::driver::{
@@ -79,15 +79,25 @@ pub(crate) fn check(test: impl Fn(&Session)) {
     let context = CudaContext::new(0).expect("a device");
     let (major, minor) = context.compute_capability().expect("a capability");
     let target = if major == 9 { "sm_90a".to_owned() } else { format!("sm_{major}{minor}") };
-    let load = |source: PathBuf| {
-        let name = source.file_name().expect("a file").to_string_lossy().into_owned();
-        let image = nvrtc::compile(&name, &target).unwrap_or_else(|e| panic!("{name}: {e}"));
-        context.load_module(Ptx::from_binary(image.cubin)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    let load = |(name, image): &(String, Vec<u8>)| {
+        context.load_module(Ptx::from_binary(image.clone())).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
-    let sources = nvrtc::sources(&nvrtc::kernel_folder(), "cu").expect("cuda/");
-    let modules = sources.into_iter().map(load).collect();
+    let modules = images(&target).iter().map(load).collect();
     let stream = context.default_stream();
     test(&Session { stand_in: None, context, stream, modules });
+}
+
+/// All sources, compiled for the device once for all tests.
+fn images(target: &str) -> &'static [(String, Vec<u8>)] {
+    static IMAGES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+    IMAGES.get_or_init(|| {
+        let compile = |source: PathBuf| {
+            let name = source.file_name().expect("a file").to_string_lossy().into_owned();
+            let image = nvrtc::compile(&name, target).unwrap_or_else(|e| panic!("{name}: {e}"));
+            (name, image.cubin)
+        };
+        nvrtc::sources(&nvrtc::kernel_folder(), "cu").expect("cuda/").into_iter().map(compile).collect()
+    })
 }
 
 impl Session {

@@ -1,12 +1,14 @@
-//! Optimiser steps.
+//! Optimiser steps, and bytes that come as an argument.
 
 use engine::ops::{AdamW, AdamW8bit, Moments8bit, Sgd};
 use engine::{Application, Codebook, DType, Device, Op, Tensor};
 
+use cudarc::driver::{DeviceRepr, PushKernelArg};
+
 use super::call::{Call, Factors, On};
 use super::draw::{Draw, captured};
 use super::property;
-use crate::session::Session;
+use crate::session::{Session, check, shape};
 
 const CASES: u64 = 12;
 
@@ -188,4 +190,30 @@ fn adamw8bit() {
             session.back_all(&all[..application.targets()])
         },
     );
+}
+
+/// Bytes on their way.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Bytes64([u8; 64]);
+
+// SAFETY: plain bytes, as the kernel takes them.
+unsafe impl DeviceRepr for Bytes64 {}
+
+#[test]
+fn upload() {
+    check(|session| {
+        let function = session.function("upload_u8");
+        let bytes = Bytes64(std::array::from_fn(|i| (i as u8).wrapping_mul(37).wrapping_add(5)));
+        for count in [1_u32, 3, 4, 31, 63, 64] {
+            let mut out = session.upload(&[7_u8; 64]);
+            // SAFETY: the kernel's arguments; it writes the first `count` bytes.
+            unsafe {
+                let mut launch = session.stream.launch_builder(&function);
+                launch.arg(&mut out).arg(&bytes).arg(&count).launch(shape(1, 64, 0)).expect("a launch");
+            }
+            let (written, rest) = (session.download(&out), vec![7; 64 - count as usize]);
+            assert_eq!(written, [&bytes.0[..count as usize], &rest].concat());
+        }
+    });
 }
