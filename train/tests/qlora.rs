@@ -5,11 +5,14 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::options;
 use common::qlora::{Tiny, adapter, logits};
+use cuda_host::{How, again};
 use engine::cpu::threads::{threads, with_threads};
 use engine::weights::{FileDType, Weights, write_safetensors};
 use model::lora::Adapter;
 use model::nn::Weight;
+use roentgen_oracle::gpu::device;
 use train::checkpoint::Checkpoints;
 use train::config::TrainConfig;
 use train::evaluate::{Inputs, Source, SystemSpec, generate_reports, open_system};
@@ -82,9 +85,8 @@ fn what_was_learned_is_in_the_adapter() {
         adapter: summary.model.clone(),
         image: config.image.clone(),
     };
-    let device = engine::Device::cpu();
-    let tuned = open_system(&spec, &device).unwrap();
-    let base = open_system(&SystemSpec { adapter: None, ..spec }, &device).unwrap();
+    let tuned = open_system(&spec, device()).unwrap();
+    let base = open_system(&SystemSpec { adapter: None, ..spec }, device()).unwrap();
     let cases = train::data::Cases::read(&config.data).unwrap();
     let answers = |bundle| generate_reports(bundle, &cases.cases, Inputs::ALL, &mut |_| {}).unwrap();
     let shown = std::fs::read_to_string(config.out.join("samples/step-000120.jsonl")).unwrap();
@@ -144,14 +146,14 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let tiny = Tiny::new(&[("training.checkpoint_every", "2"), ("data.case_dropout", "0.5")]);
     let kept = |step: usize| TrainConfig { out: tiny.path(&format!("killed-{step}")), ..tiny.config.clone() };
     let seen = |record: &StepRecord| copy(&tiny.config.out, &kept(record.step).out);
-    let summary = run(&tiny.config, &Options { on_step: Some(&seen), ..Options::default() }).unwrap();
+    let summary = run(&tiny.config, &Options { on_step: Some(&seen), ..options() }).unwrap();
     assert_eq!(summary.steps, 6);
     let state = tiny.config.out.join("checkpoints/step-000006/optimizer.safetensors");
     let state = Weights::open(state).unwrap();
     assert!(state.entries().iter().any(|e| e.dtype() == FileDType::U8), "8-bit moments are the default");
     for step in 1..=6 {
         let config = kept(step);
-        let continued = run(&config, &Options { resume: true, ..Options::default() }).unwrap();
+        let continued = run(&config, &Options { resume: true, ..options() }).unwrap();
         assert_eq!((continued.steps, continued.stopped), (6, false));
         assert!(adapter(&config.out) == tiny.adapter(), "killed in step {step}");
         let metrics = std::fs::read_to_string(config.out.join("metrics.jsonl")).unwrap();
@@ -161,9 +163,9 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let stop = AtomicBool::new(false);
     let third = |record: &StepRecord| stop.store(record.step >= 3, Ordering::Relaxed);
     let mut config = TrainConfig { out: tiny.path("stopped"), ..tiny.config.clone() };
-    let options = Options { stop: Some(&stop), on_step: Some(&third), ..Options::default() };
+    let options = Options { stop: Some(&stop), on_step: Some(&third), ..options() };
     assert!(run(&config, &options).unwrap().model.is_none());
-    let resume = Options { resume: true, ..Options::default() };
+    let resume = Options { resume: true, ..options() };
     run(&config, &resume).unwrap();
     assert!(adapter(&config.out) == tiny.adapter());
     config.lora.as_mut().unwrap().r = 4;
@@ -274,12 +276,12 @@ fn a_nan_in_the_base_stops_the_run() {
     let tiny = Tiny::new(&[("training.checkpoint_every", "1")]);
     let stop = AtomicBool::new(false);
     let second = |record: &StepRecord| stop.store(record.step >= 2, Ordering::Relaxed);
-    let options = Options { stop: Some(&stop), on_step: Some(&second), ..Options::default() };
+    let options = Options { stop: Some(&stop), on_step: Some(&second), ..options() };
     assert_eq!(run(&tiny.config, &options).unwrap().steps, 2);
 
     // A weight that stays in floats is first seen in the loss.
     spoil(&tiny, "model.text_model.layers.0.input_layernorm.weight");
-    let resume = Options { resume: true, ..Options::default() };
+    let resume = Options { resume: true, ..options() };
     let error = run(&tiny.config, &resume).unwrap_err();
     let said = error.to_string();
     match error {
@@ -298,6 +300,23 @@ fn a_nan_in_the_base_stops_the_run() {
     let tiny = Tiny::new(&[]);
     let name = "model.text_model.layers.1.mlp.up_proj.weight";
     spoil(&tiny, name);
-    let said = run(&tiny.config, &Options::default()).unwrap_err().to_string();
+    let said = run(&tiny.config, &options()).unwrap_err().to_string();
     assert!(said.contains(name) && said.contains("not finite"), "{said}");
+}
+
+/// Runs on the stand-in for CUDA's driver: what is trained, that a killed one goes on to the same bytes, all kinds of adapters, answers.
+#[test]
+fn on_cuda() {
+    let tests = [
+        "the_loss_falls_and_only_the_adapter_changes",
+        "what_was_learned_is_in_the_adapter",
+        "a_killed_run_goes_on_to_the_same_bytes",
+        "precisions_agree",
+        "losses_are_averaged_as_asked",
+        "adapters_of_every_kind_open_again",
+        "a_nan_in_the_base_stops_the_run",
+    ];
+    for (i, test) in tests.into_iter().enumerate() {
+        again(&[test], How::SCHEDULES[i % 4]);
+    }
 }

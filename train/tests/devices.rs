@@ -1,4 +1,4 @@
-//! Training on a GPU: the processor's loss curve, its checkpoints, and a device that runs out of memory.
+//! Training on a GPU, wgpu's and CUDA's: the processor's loss curve, its checkpoints, and a device that runs out of memory.
 
 mod common;
 
@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::qlora::{Tiny, adapter};
+use cuda_host::{How, again};
 use engine::{Device, Wgpu};
 use roentgen_oracle::gpu;
 use train::{Error, Options, Summary, TrainConfig, run};
@@ -133,4 +134,14 @@ fn a_full_device_is_an_error_that_a_run_survives() {
     let (rest, summary) = losses(&disturbed.config, &gpu, true, usize::MAX);
     assert!(!summary.stopped && !rest.is_empty());
     assert!(adapter(&straight.config.out) == adapter(&disturbed.config.out));
+}
+
+/// A run moves between the processor and the stand-in for CUDA's driver, and the demonstration model's losses follow.
+#[test]
+fn on_cuda() {
+    again(&["a_run_goes_on_where_the_other_device_stopped"], How::Under(cuda_host::Schedule::ALL[1]));
+    again(
+        &["the_demonstration_models_losses_follow_the_processors"],
+        How::Under(cuda_host::Schedule::ALL[2]),
+    );
 }
