@@ -5,3 +5,4 @@ mod faults;
 mod kernels;
 mod sanitized;
 mod session;
+mod warpgroup;
