@@ -424,13 +424,11 @@ fn decoding_on_a_gpu_is_frugal() {
     assert_eq!(held(), after_one, "bytes on the device after thirty answers");
 }
 
-/// The fixtures on the stand-in for CUDA's driver: under two schedules that differ in all, the fastest under every one and with sanitizers.
+/// The fixtures on the stand-in for CUDA's driver, under one schedule; the fastest under all, and with sanitizers.
 #[test]
 fn on_cuda() {
     let all = [
         "stages_losses_and_gradients",
-        "all_gradients_together",
-        "bf16_is_as_good_as_the_references",
         "partly_valid_tiles",
         "greedy_generation_alone_and_in_a_batch",
         "an_adapter",
@@ -438,7 +436,7 @@ fn on_cuda() {
         "bf16_products_over_an_f32_stream",
         "dropout_and_checkpointing",
     ];
-    How::OPPOSITE.into_iter().for_each(|how| again(&all, how));
+    again(&all, How::SCHEDULES[1]);
     let fast = ["all_gradients_together", "bf16_is_as_good_as_the_references"];
-    [How::SCHEDULES[0], How::SCHEDULES[3], How::Sanitized].into_iter().for_each(|how| again(&fast, how));
+    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&fast, how));
 }

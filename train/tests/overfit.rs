@@ -3,7 +3,6 @@
 mod common;
 
 use common::options;
-use cuda_host::{How, again};
 use model::bundle::Bundle;
 use roentgen_oracle::gpu::device;
 use train::baseline::majority;
@@ -63,11 +62,4 @@ fn losses_are_averaged_as_asked() {
     assert!((whole - means).abs() > 1e-4, "{whole} {means}");
     let all_tokens = first_loss(&[("loss.over", "all")]);
     assert!((whole - all_tokens).abs() > 1e-3, "{whole} {all_tokens}");
-}
-
-/// On the stand-in for CUDA's driver.
-#[test]
-fn on_cuda() {
-    again(&["four_rows_are_learned_and_the_export_says_them"], How::SCHEDULES[1]);
-    again(&["losses_are_averaged_as_asked"], How::SCHEDULES[2]);
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::options;
 use common::qlora::{Tiny, adapter, logits};
 use cuda_host::{How, again};
+use engine::Device;
 use engine::cpu::threads::{threads, with_threads};
 use engine::weights::{FileDType, Weights, write_safetensors};
 use model::lora::Adapter;
@@ -163,8 +164,8 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let stop = AtomicBool::new(false);
     let third = |record: &StepRecord| stop.store(record.step >= 3, Ordering::Relaxed);
     let mut config = TrainConfig { out: tiny.path("stopped"), ..tiny.config.clone() };
-    let options = Options { stop: Some(&stop), on_step: Some(&third), ..options() };
-    assert!(run(&config, &options).unwrap().model.is_none());
+    let stopping = Options { stop: Some(&stop), on_step: Some(&third), ..options() };
+    assert!(run(&config, &stopping).unwrap().model.is_none());
     let resume = Options { resume: true, ..options() };
     run(&config, &resume).unwrap();
     assert!(adapter(&config.out) == tiny.adapter());
@@ -276,8 +277,8 @@ fn a_nan_in_the_base_stops_the_run() {
     let tiny = Tiny::new(&[("training.checkpoint_every", "1")]);
     let stop = AtomicBool::new(false);
     let second = |record: &StepRecord| stop.store(record.step >= 2, Ordering::Relaxed);
-    let options = Options { stop: Some(&stop), on_step: Some(&second), ..options() };
-    assert_eq!(run(&tiny.config, &options).unwrap().steps, 2);
+    let stopping = Options { stop: Some(&stop), on_step: Some(&second), ..options() };
+    assert_eq!(run(&tiny.config, &stopping).unwrap().steps, 2);
 
     // A weight that stays in floats is first seen in the loss.
     spoil(&tiny, "model.text_model.layers.0.input_layernorm.weight");
@@ -304,19 +305,35 @@ fn a_nan_in_the_base_stops_the_run() {
     assert!(said.contains(name) && said.contains("not finite"), "{said}");
 }
 
-/// Runs on the stand-in for CUDA's driver: what is trained, that a killed one goes on to the same bytes, all kinds of adapters, answers.
+/// The losses of the first steps of each kind on the tests' device are the processor's.
+#[test]
+fn each_kind_takes_the_processors_steps() {
+    let kinds: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("lora.dora", "true")],
+        &[("lora.rslora", "true"), F32],
+        &[("quantization.format", "fp4"), ("quantization.double", "false"), ("precision", "mixed")],
+    ];
+    for changes in kinds {
+        let short = [("training.epochs", "1"), ("schedule.warmup_steps", "0")];
+        let changes = [changes, &short].concat();
+        let losses = |device: &Device| {
+            let (tiny, losses) = (Tiny::new(&changes), std::cell::RefCell::new(Vec::new()));
+            let seen = |record: &StepRecord| losses.borrow_mut().push(record.loss);
+            let options = Options { device: Some(device), on_step: Some(&seen), ..Options::default() };
+            run(&tiny.config, &options).unwrap();
+            losses.into_inner()
+        };
+        let (ours, theirs) = (losses(device()), losses(&Device::cpu()));
+        assert_eq!((ours.len(), theirs.len()), (2, 2));
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!((a - b).abs() <= 2e-3 * b, "{changes:?}: {ours:?} against {theirs:?}");
+        }
+    }
+}
+
+/// On the stand-in for CUDA's driver, where a step takes seconds.
 #[test]
 fn on_cuda() {
-    let tests = [
-        "the_loss_falls_and_only_the_adapter_changes",
-        "what_was_learned_is_in_the_adapter",
-        "a_killed_run_goes_on_to_the_same_bytes",
-        "precisions_agree",
-        "losses_are_averaged_as_asked",
-        "adapters_of_every_kind_open_again",
-        "a_nan_in_the_base_stops_the_run",
-    ];
-    for (i, test) in tests.into_iter().enumerate() {
-        again(&[test], How::SCHEDULES[i % 4]);
-    }
+    again(&["each_kind_takes_the_processors_steps"], How::SCHEDULES[3]);
 }

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::options;
-use cuda_host::{How, again};
 use engine::cpu::threads::with_threads;
 use engine::weights::{FileDType, Weights};
 use roentgen_oracle::gpu::device;
@@ -161,11 +160,4 @@ fn another_configuration_or_other_data_are_refused() {
     std::fs::write(&rows, text.split_once('\n').unwrap().1).unwrap();
     let said = run(&config, &resume).unwrap_err().to_string();
     assert!(said.contains("the data changed"), "{said}");
-}
-
-/// On the stand-in for CUDA's driver.
-#[test]
-fn on_cuda() {
-    again(&["six_steps_are_three_and_three_for_any_number_of_threads"], How::SCHEDULES[3]);
-    again(&["every_kind_of_state_is_continued_from"], How::SCHEDULES[0]);
 }

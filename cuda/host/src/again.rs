@@ -23,8 +23,6 @@ impl How {
         Self::Under(Schedule::ALL[2]),
         Self::Under(Schedule::ALL[3]),
     ];
-    /// The schedules that differ in all, for what takes long: whichever of the two shows what only one copy or order shows.
-    pub const OPPOSITE: [Self; 2] = [Self::Under(Schedule::ALL[1]), Self::Under(Schedule::ALL[2])];
 }
 
 /// Runs the tests of this program with exactly these names once more, in a process whose driver library is the stand-in and with
