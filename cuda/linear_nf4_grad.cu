@@ -46,22 +46,22 @@ __device__ inline void linear_nf4_grad_tile(T* dx, const T* dy, const Quantised&
 
 FOR_PARAMETERS(LINEAR_NF4_GRAD)
 
-// Grid (⌈inner/LINES_B⌉, ⌈rows/LINES_A⌉), block THREADS, two tiles of both operands and nf4::TABLE_BYTES of shared memory.
+// Grid (⌈inner/LINES_B⌉, ⌈rows/LINES_A⌉), block THREADS; in shared memory three tiles of dy, two of W, nf4::TABLE_BYTES, and three places of 8 bytes a thread.
 template <class S>
 __device__ inline void linear_nf4_grad_mma(bf16* dx, const bf16* dy, const Quantised& q, const bf16* u, const bf16* a, u32 rows, u32 outer,
                                            u32 inner, u32 rank, Dropout dropout) {
     DYNAMIC_SHARED(shared);
-    constexpr u32 Y_BYTES = tile::bytes<S::LINES_A>(), W_BYTES = tile::bytes<S::LINES_B>(), PITCH = tile::pitch<tile::ACROSS, S::LINES_B>();
+    constexpr u32 STAGES = 3, Y_BYTES = tile::bytes<S::LINES_A>(), W_BYTES = tile::bytes<S::LINES_B>(), PITCH = tile::pitch<tile::ACROSS, S::LINES_B>();
     constexpr u32 PER_ROW = S::LINES_B / 16;
     static_assert(S::THREADS == PER_ROW * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_y = smem_u32(shared);
-    u8* tiles_of_w = shared + 2 * Y_BYTES;
+    u8 *tiles_of_w = shared + STAGES * Y_BYTES, *codes = tiles_of_w + 2 * W_BYTES + nf4::TABLE_BYTES;
     nf4::Table table = nf4::Table::spread(tiles_of_w + 2 * W_BYTES, q.table);
     u32 first_row = blockIdx.y * S::LINES_A, first_column = blockIdx.x * S::LINES_B;
     tile::Sums<S> sums;
     for (u32 at = 0; at < rank; at += tile::DEPTH) {
         block_sync();
-        nf4::load_any<S::LINES_A, S::THREADS>(shared, u, first_row, rows, at, rank);
+        nf4::fill_any<S::LINES_A, S::THREADS>(shared, first_row, rows, at, rank, [=](u64 place) { return u[place]; });
         tile::load<tile::ACROSS, S::LINES_B, S::THREADS>(smem_u32(tiles_of_w), a, first_column, inner, at, rank, inner);
         cp_async_commit();
         cp_async_wait<0>();
@@ -74,28 +74,31 @@ __device__ inline void linear_nf4_grad_mma(bf16* dx, const bf16* dy, const Quant
     // The table is there, and nobody reads the tiles any more.
     block_sync();
 
-    nf4::Scales scales(q);
     u32 row = threadIdx.x / PER_ROW, part = threadIdx.x % PER_ROW * 16;
-    bool inside = first_column + part < inner;
-    auto fetch = [&](u32 at) {
-        return nf4::Codes::fetch(q.codes, scales, static_cast<u64>(at + row) * inner + first_column + part, inside && at + row < outer);
-    };
+    auto place = [=](u32 at) { return static_cast<u64>(at + row) * inner + first_column + part; };
+    auto inside = [=](u32 at) { return first_column + part < inner && at + row < outer; };
+    nf4::Stream<S::THREADS> weights(q, codes);
     u32 steps = ceil_div(outer, tile::DEPTH);
-    tile::load<tile::ALONG, S::LINES_A, S::THREADS>(tiles_of_y, dy, first_row, rows, 0, outer, outer);
-    cp_async_commit();
-    nf4::Codes next = fetch(0);
-    for (u32 step = 0; step < steps; step++) {
-        u32 stage = step % 2, at = (step + 1) * tile::DEPTH;
-        // Read last two steps ago, before the barrier of the last.
-        next.expand_to(tiles_of_w + stage * W_BYTES + row * PITCH + part * 2, table);
-        cp_async_wait<0>();
-        block_sync();
-        if (step + 1 < steps) {
-            tile::load<tile::ALONG, S::LINES_A, S::THREADS>(tiles_of_y + (1 - stage) * Y_BYTES, dy, first_row, rows, at, outer, outer);
-            cp_async_commit();
-            next = fetch(at);
+    auto load = [&](u32 step) {
+        if (step < steps) {
+            u32 at = step * tile::DEPTH;
+            tile::load<tile::ALONG, S::LINES_A, S::THREADS>(tiles_of_y + step % STAGES * Y_BYTES, dy, first_row, rows, at, outer, outer);
+            weights.load(step % STAGES, place(at), inside(at));
         }
-        sums.template add<tile::ALONG, tile::ACROSS>(tiles_of_y + stage * Y_BYTES, smem_u32(tiles_of_w + stage * W_BYTES));
+        cp_async_commit();
+    };
+    load(0);
+    load(1);
+    weights.fetch_scale(place(0), inside(0));
+    for (u32 step = 0; step < steps; step++) {
+        cp_async_wait<1>();
+        // This thread's own codes are there. The tile was read last two steps ago, before the barrier of the last.
+        weights.expand(step % STAGES, tiles_of_w + step % 2 * W_BYTES + row * PITCH + part * 2, table);
+        u32 next = (step + 1) * tile::DEPTH;
+        weights.fetch_scale(place(next), inside(next));
+        block_sync();
+        load(step + 2);
+        sums.template add<tile::ALONG, tile::ACROSS>(tiles_of_y + step % STAGES * Y_BYTES, smem_u32(tiles_of_w + step % 2 * W_BYTES));
     }
     sums.store(dx, nullptr, first_row, rows, first_column, inner);
 }

@@ -19,7 +19,7 @@ struct Group {
 };
 
 // Grid Σ ⌈outerᵢ/16⌉, block 256, nf4::DECODE_BYTES of shared memory.
-extern "C" __global__ void __launch_bounds__(nf4::DECODE_THREADS)
+extern "C" __global__ void __launch_bounds__(nf4::DECODE_THREADS, 4)
     linear_nf4_group_decode_bf16(const bf16* x, Group group, u32 count, u32 rows, u32 inner) {
     // Chosen without a variable index, which would move the parameter to local memory.
     Member member = group.members[0];
@@ -28,6 +28,6 @@ extern "C" __global__ void __launch_bounds__(nf4::DECODE_THREADS)
         if (i < count && blockIdx.x >= group.members[i].first_block) member = group.members[i];
     }
     Quantised q{member.codes, member.absmax, member.nested_absmax, member.map, member.table, member.blocks};
-    nf4::decode(member.y, x, q, nullptr, nullptr, nullptr, rows, member.outer, inner, 0, blockIdx.x - member.first_block);
+    nf4::decode(member.y, x, q, nullptr, nullptr, {nullptr, false, 1.0f}, rows, member.outer, inner, 0, blockIdx.x - member.first_block);
 }
 KERNEL(linear_nf4_group_decode_bf16)

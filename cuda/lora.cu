@@ -2,9 +2,11 @@
 // u = dy · (scale · B), dA = uᵀ · dropout(x), dB = scale · dyᵀ · h. Ranks are small: these products read a wide matrix once and have little to compute.
 //
 // The ladder:
-//   lora_factor_*  a factor times a scale in another type, maybe transposed: small, so a copy costs nothing
-//   lora_down_*    y [rows, rank] = dropout(x) · fᵀ, f [rank, k]. bf16: tensor cores, 16 rows and 16 of the rank a block, whose 8 warps share K and take
-//                  their fragments from memory without a detour; their sums meet in shared memory. f32: 16×16 sums, one a thread
+//   lora_factor_*  a factor times a scale in another type, maybe transposed: for those who cannot read it as it is
+//   lora_down_*    y [rows, rank] = dropout(x) · fᵀ, f [rank, k] f32 or of x's type. bf16: tensor cores, 16 rows and 16 of the rank a block, whose 8 warps
+//                  share K and take their fragments from memory without a detour, 16 bytes a lane and 128 of x and f under way; their sums meet in
+//                  shared memory. f32: 16×16 sums, one a thread
+//   lora_thin_*    the same of up to 8 rows without dropout: a block computes one of the rank for all rows, so that as many blocks as the rank read at once
 //   lora_outer_*   parts [splits, rank, n] = leftᵀ · dropout(right) over a share of K, which is the rows: with few columns the shares fill the device.
 //                  bf16: tensor cores, both operands ACROSS (common/tile.cuh)
 //   lora_sum_*     the parts' sum, times a scale, maybe transposed: a factor's gradient. One order, the same bits every time
@@ -28,35 +30,75 @@ LORA_FACTOR(bf16, bf16, bf16, bf16)
 
 constexpr u32 WARPS = 8;
 
-// Grid (⌈rows/16⌉, ⌈rank/16⌉), block 256, 8192 bytes of shared memory.
-extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)
-    lora_down_bf16(bf16* y, const bf16* x, const bf16* f, u32 rows, u32 k, u32 rank, u32 low, u32 high, u32 threshold, float keep) {
-    DYNAMIC_SHARED(shared);
-    float* partial = reinterpret_cast<float*>(shared);
-    Dropout dropout{low, high, threshold, keep};
-    bool drops = threshold > 0 || keep != 1.0f, pairs = k % 2 == 0 && aligned(x, 4) && aligned(f, 4);
-    u32 lane = lane_id(), first_row = blockIdx.x * 16, first = blockIdx.y * 16;
-    // Two neighbours of a row, as a fragment holds them; zeros beyond.
-    auto pair = [=](const bf16* from, u32 line, u32 lines, u32 at) -> u32 {
-        if (line >= lines || at >= k) return 0;
-        from += static_cast<u64>(line) * k + at;
-        if (pairs) return *reinterpret_cast<const u32*>(from);
-        return from[0] | (at + 1 < k ? static_cast<u32>(from[1]) << 16 : 0);
-    };
-    auto dropped = [=](u32 row, u32 at) {
-        u32 values = pair(x, row, rows, at);
-        if (!drops) return values;
-        u32 index = row * k + at;
-        return pack_bf16x2(dropout.of(index, bf16x2_low(values)), dropout.of(index + 1, bf16x2_high(values)));
-    };
-    float sums[2][4] = {};
-    for (u32 at = warp_id() * 16; at < k; at += WARPS * 16) {
-        u32 row = first_row + lane / 4, column = at + lane % 4 * 2;
-        u32 a[4] = {dropped(row, column), dropped(row + 8, column), dropped(row, column + 8), dropped(row + 8, column + 8)};
+// Eight neighbours of a line of K as bf16 pairs, rounded if they are f32; zeros beyond.
+template <class T>
+__device__ inline void load_pairs(u32 (&to)[4], const T* from, u32 line, u32 lines, u32 at, u32 k, bool wide) {
+    if (line >= lines || at >= k) {
 #pragma unroll
-        for (u32 j = 0; j < 2; j++) {
-            u32 line = first + j * 8 + lane / 4;
-            mma_bf16_16816(sums[j], a, pair(f, line, rank, column), pair(f, line, rank, column + 8));
+        for (u32 i = 0; i < 4; i++) to[i] = 0;
+        return;
+    }
+    from += static_cast<u64>(line) * k + at;
+    if constexpr (sizeof(T) == 2) {
+        if (wide) {
+            u32x4 packed = load16(from);
+            to[0] = packed.x, to[1] = packed.y, to[2] = packed.z, to[3] = packed.w;
+            return;
+        }
+    }
+    float values[8];
+    if (wide) {
+        load_values(values, from);
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 8; i++) values[i] = at + i < k ? to_f32(from[i]) : 0.0f;
+    }
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) to[i] = pack_bf16x2(values[2 * i], values[2 * i + 1]);
+}
+
+// K may come in any order, as long as it is the same for both operands: each lane has eight neighbours of two rows and of two lines, which serve two products.
+// Grid (⌈rows/16⌉, ⌈rank/16⌉), block 256, 8192 bytes of shared memory.
+template <class F>
+__device__ inline void lora_down(bf16* y, const bf16* x, const F* f, u32 rows, u32 k, u32 rank, Dropout dropout) {
+    DYNAMIC_SHARED(shared);
+    constexpr u32 STEP = 32, AT_ONCE = 2;
+    float* partial = reinterpret_cast<float*>(shared);
+    bool drops = dropout.threshold > 0 || dropout.scale != 1.0f, wide = k % 8 == 0 && aligned(x, 16) && aligned(f, 16);
+    u32 lane = lane_id(), first_row = blockIdx.x * 16, first = blockIdx.y * 16, row = first_row + lane / 4, line = first + lane / 4;
+    float sums[2][4] = {};
+    for (u32 start = warp_id() * STEP; start < k; start += WARPS * STEP * AT_ONCE) {
+        // [step][row or line, and the one 8 further]: all under way before the first is used.
+        u32 left[AT_ONCE][2][4], right[AT_ONCE][2][4];
+#pragma unroll
+        for (u32 step = 0; step < AT_ONCE; step++) {
+            u32 at = start + step * WARPS * STEP + lane % 4 * 8;
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                load_pairs(left[step][half], x, row + 8 * half, rows, at, k, wide);
+                load_pairs(right[step][half], f, line + 8 * half, rank, at, k, wide);
+            }
+        }
+#pragma unroll
+        for (u32 step = 0; step < AT_ONCE; step++) {
+            if (drops) {
+                u32 at = start + step * WARPS * STEP + lane % 4 * 8;
+#pragma unroll
+                for (u32 half = 0; half < 2; half++) {
+                    u32 index = (row + 8 * half) * k + at;
+#pragma unroll
+                    for (u32 i = 0; i < 4; i++) {
+                        u32& pair = left[step][half][i];
+                        pair = pack_bf16x2(dropout.of(index + 2 * i, bf16x2_low(pair)), dropout.of(index + 2 * i + 1, bf16x2_high(pair)));
+                    }
+                }
+            }
+#pragma unroll
+            for (u32 part = 0; part < 4; part += 2) {
+                u32 a[4] = {left[step][0][part], left[step][1][part], left[step][0][part + 1], left[step][1][part + 1]};
+#pragma unroll
+                for (u32 j = 0; j < 2; j++) mma_bf16_16816(sums[j], a, right[step][j][part], right[step][j][part + 1]);
+            }
         }
     }
 #pragma unroll
@@ -67,22 +109,60 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)
         }
     }
     block_sync();
-    u32 row = first_row + threadIdx.x / 16, column = first + threadIdx.x % 16;
-    if (row >= rows || column >= rank) return;
+    u32 out_row = first_row + threadIdx.x / 16, column = first + threadIdx.x % 16;
+    if (out_row >= rows || column >= rank) return;
     float sum = 0.0f;
     for (u32 warp = 0; warp < WARPS; warp++) sum += partial[warp * 256 + threadIdx.x];
-    y[static_cast<u64>(row) * rank + column] = f32_to_bf16(sum);
+    y[static_cast<u64>(out_row) * rank + column] = f32_to_bf16(sum);
 }
-KERNEL(lora_down_bf16)
+
+// Grid `rank`, block 256, 256 bytes of shared memory. k a multiple of 8, x and f 16-byte aligned.
+template <class T, class F>
+__device__ inline void lora_thin(T* y, const T* x, const F* f, u32 rows, u32 k, u32 rank) {
+    DYNAMIC_SHARED(shared);
+    constexpr u32 MOST_ROWS = 8, LANES = 8;
+    float* partial = reinterpret_cast<float*>(shared);
+    f += static_cast<u64>(blockIdx.x) * k;
+    float sums[MOST_ROWS] = {};
+    for (u32 at = threadIdx.x * LANES; at < k; at += WARPS * WARP_SIZE * LANES) {
+        float factors[LANES];
+        load_values(factors, f + at);
+#pragma unroll
+        for (u32 row = 0; row < MOST_ROWS; row++) {
+            if (row >= rows) break;
+            float values[LANES];
+            load_values(values, x + static_cast<u64>(row) * k + at);
+#pragma unroll
+            for (u32 i = 0; i < LANES; i++) sums[row] += values[i] * round_as(T(), factors[i]);
+        }
+    }
+#pragma unroll
+    for (u32 row = 0; row < MOST_ROWS; row++) {
+        if (row >= rows) break;
+        float sum = warp_reduce_sum(sums[row]);
+        if (lane_id() == 0) partial[warp_id() * MOST_ROWS + row] = sum;
+    }
+    block_sync();
+    if (threadIdx.x >= rows) return;
+    float sum = 0.0f;
+    for (u32 warp = 0; warp < WARPS; warp++) sum += partial[warp * MOST_ROWS + threadIdx.x];
+    from_f32(y[static_cast<u64>(threadIdx.x) * rank + blockIdx.x], sum);
+}
+
+#define LORA_THIN(name, F, suffix, T)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)                                                             \
+        lora_thin_##name##_##suffix(T* y, const T* x, const F* f, u32 rows, u32 k, u32 rank) { lora_thin(y, x, f, rows, k, rank); } \
+    KERNEL(lora_thin_##name##_##suffix)
+LORA_THIN(f32, float, f32, float)
+LORA_THIN(f32, float, bf16, bf16)
+LORA_THIN(bf16, bf16, bf16, bf16)
 
 // Grid (⌈rows/16⌉, ⌈rank/16⌉), block 256, 8192 bytes of shared memory: strips of 64 of K of both operands.
-extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)
-    lora_down_f32(float* y, const float* x, const float* f, u32 rows, u32 k, u32 rank, u32 low, u32 high, u32 threshold, float keep) {
+__device__ inline void lora_down(float* y, const float* x, const float* f, u32 rows, u32 k, u32 rank, Dropout dropout) {
     DYNAMIC_SHARED(shared);
     // A row of `right` is turned by its number: threads that read a column of it reach different banks.
     constexpr u32 STRIP = 64, PITCH = STRIP;
     float *left = reinterpret_cast<float*>(shared), *right = left + 16 * PITCH;
-    Dropout dropout{low, high, threshold, keep};
     u32 first_row = blockIdx.x * 16, first = blockIdx.y * 16;
     u32 row = threadIdx.x / 16, column = threadIdx.x % 16;
     float sum = 0.0f;
@@ -102,7 +182,16 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)
     }
     if (first_row + row < rows && first + column < rank) y[static_cast<u64>(first_row + row) * rank + first + column] = sum;
 }
-KERNEL(lora_down_f32)
+
+#define LORA_DOWN(name, F, suffix, T)                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(WARPS* WARP_SIZE)                                                                             \
+        lora_down_##name##_##suffix(T* y, const T* x, const F* f, u32 rows, u32 k, u32 rank, u32 low, u32 high, u32 threshold, float keep) {   \
+        lora_down(y, x, f, rows, k, rank, Dropout{low, high, threshold, keep});                                                                \
+    }                                                                                                                                          \
+    KERNEL(lora_down_##name##_##suffix)
+LORA_DOWN(f32, float, f32, float)
+LORA_DOWN(f32, float, bf16, bf16)
+LORA_DOWN(bf16, bf16, bf16, bf16)
 
 // The shares of K: whole steps, so that only the last one is short.
 __device__ inline void share_of(u32 k, u32 splits, u32& begin, u32& end) {
@@ -112,15 +201,12 @@ __device__ inline void share_of(u32 k, u32 splits, u32& begin, u32& end) {
 }
 
 // Grid (⌈n/64⌉, ⌈rank/16⌉, splits), block 128, 6144 bytes of shared memory. Four warps, 16 columns each.
-extern "C" __global__ void __launch_bounds__(128)
-    lora_outer_bf16(float* parts, const bf16* left, const bf16* right, u32 k, u32 rank, u32 n, u32 splits, u32 low, u32 high, u32 threshold,
-                    float keep) {
+__device__ inline void lora_outer(float* parts, const bf16* left, const bf16* right, u32 k, u32 rank, u32 n, u32 splits, Dropout dropout) {
     DYNAMIC_SHARED(shared);
     constexpr u32 LEFT_PITCH = tile::pitch<tile::ACROSS, 16>(), RIGHT_PITCH = tile::pitch<tile::ACROSS, 64>();
     constexpr u32 LEFT_BYTES = tile::DEPTH * LEFT_PITCH;
     u8* tile_of_right = shared + LEFT_BYTES;
-    Dropout dropout{low, high, threshold, keep};
-    bool drops = threshold > 0 || keep != 1.0f, whole = n % 8 == 0 && aligned(right, 16);
+    bool drops = dropout.threshold > 0 || dropout.scale != 1.0f, whole = n % 8 == 0 && aligned(right, 16);
     u32 first = blockIdx.y * 16, first_column = blockIdx.x * 64, begin, end;
     share_of(k, splits, begin, end);
     float sums[2][4] = {};
@@ -170,13 +256,9 @@ extern "C" __global__ void __launch_bounds__(128)
         }
     }
 }
-KERNEL(lora_outer_bf16)
 
 // Grid (⌈n/64⌉, ⌈rank/16⌉, splits), block 128: a thread has a column and eight rows of the rank.
-extern "C" __global__ void __launch_bounds__(128)
-    lora_outer_f32(float* parts, const float* left, const float* right, u32 k, u32 rank, u32 n, u32 splits, u32 low, u32 high, u32 threshold,
-                   float keep) {
-    Dropout dropout{low, high, threshold, keep};
+__device__ inline void lora_outer(float* parts, const float* left, const float* right, u32 k, u32 rank, u32 n, u32 splits, Dropout dropout) {
     u32 first = blockIdx.y * 16 + threadIdx.x / 64 * 8, column = blockIdx.x * 64 + threadIdx.x % 64, begin, end;
     if (column >= n) return;
     share_of(k, splits, begin, end);
@@ -193,7 +275,15 @@ extern "C" __global__ void __launch_bounds__(128)
         if (first + j < rank) parts[(static_cast<u64>(blockIdx.z) * rank + first + j) * n + column] = sums[j];
     }
 }
-KERNEL(lora_outer_f32)
+
+#define LORA_OUTER(suffix, T)                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(128)                                                                                      \
+        lora_outer_##suffix(float* parts, const T* left, const T* right, u32 k, u32 rank, u32 n, u32 splits, u32 low, u32 high,            \
+                            u32 threshold, float keep) {                                                                                   \
+        lora_outer(parts, left, right, k, rank, n, splits, Dropout{low, high, threshold, keep});                                           \
+    }                                                                                                                                      \
+    KERNEL(lora_outer_##suffix)
+FOR_PARAMETERS(LORA_OUTER)
 
 #define LORA_SUM(suffix, T)                                                                                                      \
     extern "C" __global__ void __launch_bounds__(256)                                                                            \

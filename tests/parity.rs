@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use cuda_host::{How, again};
 use engine::ops::AdamW;
 use engine::weights::Weights;
 use engine::{DType, Device, Tensor, Wgpu};
@@ -422,4 +423,21 @@ fn decoding_on_a_gpu_is_frugal() {
         answer(8);
     }
     assert_eq!(held(), after_one, "bytes on the device after thirty answers");
+}
+
+/// The fixtures on the stand-in for CUDA's driver, under one schedule; the fastest under all, and with sanitizers.
+#[test]
+fn on_cuda() {
+    let all = [
+        "stages_losses_and_gradients",
+        "partly_valid_tiles",
+        "greedy_generation_alone_and_in_a_batch",
+        "an_adapter",
+        "five_steps_of_an_adapter",
+        "bf16_products_over_an_f32_stream",
+        "dropout_and_checkpointing",
+    ];
+    again(&all, How::SCHEDULES[1]);
+    let fast = ["all_gradients_together", "bf16_is_as_good_as_the_references"];
+    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&fast, how));
 }

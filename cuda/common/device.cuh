@@ -34,6 +34,10 @@ __device__ inline void cp_async16_or_zero(u32 to, const void* from, bool valid) 
                  "r"(valid ? 16u : 0u)
                  : "memory");
 }
+// Eight bytes go through L1: `.cg` takes sixteen alone.
+__device__ inline void cp_async8_or_zero(u32 to, const void* from, bool valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)), "r"(valid ? 8u : 0u) : "memory");
+}
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
 __device__ inline void cp_async_wait() {
@@ -59,6 +63,44 @@ __device__ inline void mma_bf16_16816(float (&d)[4], const u32 (&a)[4], u32 b0, 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+__device__ inline void proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// To the compiler the sums are there when the product is issued: nothing that reads them may move before the wait.
+template <int N, u32 PARTS>
+__device__ inline void wgmma_wait(float (&sums)[PARTS][64]) {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+    if constexpr (N == 0) {
+#pragma unroll
+        for (u32 part = 0; part < PARTS; part++) {
+#pragma unroll
+            for (u32 i = 0; i < 64; i++) asm volatile("" : "+f"(sums[part][i])::"memory");
+        }
+    }
+}
+#define SUMS4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define SUMS16(d, i) SUMS4(d, i), SUMS4(d, i + 4), SUMS4(d, i + 8), SUMS4(d, i + 12)
+template <u32 A_ACROSS, u32 B_ACROSS>
+__device__ inline void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b) {
+    asm volatile(
+        "{\n"
+        ".reg .pred add;\n"
+        "setp.ne.b32 add, 1, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, add, 1, 1, %66, %67;\n"
+        "}\n"
+        : SUMS16(d, 0), SUMS16(d, 16), SUMS16(d, 32), SUMS16(d, 48)
+        : "l"(a), "l"(b), "n"(A_ACROSS), "n"(B_ACROSS));
+}
+#undef SUMS16
+#undef SUMS4
+#endif
+
 __device__ inline u32x4 load16(const void* from) { return *static_cast<const u32x4*>(from); }
 // Through the read-only path and first out of L1: weights that one thread reads once.
 __device__ inline u32x4 load16_stream(const void* from) {
@@ -69,12 +111,6 @@ __device__ inline u32x4 load16_stream(const void* from) {
     return v;
 }
 __device__ inline void store16(void* to, u32x4 v) { *static_cast<u32x4*>(to) = v; }
-
-__device__ inline float load_shared_f32(u32 from) {
-    float v;
-    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from) : "memory");
-    return v;
-}
 
 __device__ inline void atomic_add_f32(float* to, float value) { atomicAdd(to, value); }
 __device__ inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value) { return atomicCAS(at, expected, value); }

@@ -8,6 +8,7 @@
 #include "common/types.cuh"
 #include "emulator/launch.h"
 #include "emulator/warp.h"
+#include "emulator/warpgroup.h"
 
 #define __global__
 #define __device__
@@ -65,11 +66,17 @@ inline u32 ballot(bool predicate, CALLER) {
     return own.result;
 }
 
-inline void cp_async16_or_zero(u32 to, const void* from, bool valid, CALLER) {
+inline void copy_async(u32 to, const void* from, u32 bytes, bool valid, const char* operation, emulator::Where where) {
     emulator::Block& block = *emulator::running;
-    char* target = block.shared_at(to, 16, 16, "cp_async16", HERE);
-    if (valid) block.check_global(from, 16, 16, "cp_async16", HERE);
-    block.copy_async(target, static_cast<const char*>(from), !valid);
+    char* target = block.shared_at(to, bytes, bytes, operation, where);
+    if (valid) block.check_global(from, bytes, bytes, operation, where);
+    block.copy_async(target, static_cast<const char*>(from), bytes, !valid);
+}
+inline void cp_async16_or_zero(u32 to, const void* from, bool valid, CALLER) {
+    copy_async(to, from, 16, valid, "cp_async16", HERE);
+}
+inline void cp_async8_or_zero(u32 to, const void* from, bool valid, CALLER) {
+    copy_async(to, from, 8, valid, "cp_async8", HERE);
 }
 inline void cp_async16(u32 to, const void* from, CALLER) {
     cp_async16_or_zero(to, from, true, file, line);
@@ -98,6 +105,18 @@ inline void mma_bf16_16816(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, CAL
     emulator::running->operate(emulator::MULTIPLY_MATRIX, &own, HERE);
 }
 
+inline void proxy_fence() { emulator::running->fence_proxy(); }
+inline void wgmma_fence(CALLER) { emulator::warpgroup_fence(HERE); }
+inline void wgmma_commit(CALLER) { emulator::warpgroup_commit(HERE); }
+template <int N, u32 PARTS>
+inline void wgmma_wait(float (&)[PARTS][64], CALLER) {
+    emulator::warpgroup_wait(N, HERE);
+}
+template <u32 A_ACROSS, u32 B_ACROSS>
+inline void wgmma_bf16_64x128x16(float (&d)[64], u64 a, u64 b, CALLER) {
+    emulator::warpgroup_multiply({d, a, b, A_ACROSS != 0, B_ACROSS != 0}, HERE);
+}
+
 inline u32x4 load16(const void* from, CALLER) {
     emulator::running->check_global(from, 16, 16, "load16", HERE);
     return *static_cast<const u32x4*>(from);
@@ -111,9 +130,6 @@ inline void store16(void* to, u32x4 v, CALLER) {
     *static_cast<u32x4*>(to) = v;
 }
 
-inline float load_shared_f32(u32 from, CALLER) {
-    return *reinterpret_cast<const float*>(emulator::running->shared_at(from, 4, 4, "load_shared_f32", HERE));
-}
 
 inline void atomic_add_f32(float* to, float value, CALLER) {
     emulator::running->check_global(to, 4, 4, "atomic_add_f32", HERE);

@@ -26,7 +26,7 @@ struct Scales {
 
     // Of the block of element `at`.
     __device__ float of(u64 at) const {
-        u64 block = at >> shift;
+        u32 block = static_cast<u32>(at >> shift);
         if (!nested_absmax) return reinterpret_cast<const float*>(absmax)[block];
         return map[absmax[block]] * nested_absmax[block >> nested_shift] + offset;
     }
@@ -69,21 +69,42 @@ __device__ inline void expand(float (&to)[8], u32 word, const Table& table, floa
     }
 }
 
-// Sixteen codes on their way into a tile, with their scale; a scale of 0 stands for codes beyond the weight.
-struct Codes {
-    u32x2 packed;
+// The outer factor of an adapter, [outer, rank], as it is trained: f32, or of the product's type `T`. A value is scale · B, rounded to `T`.
+template <class T>
+struct Outer {
+    const void* values;
+    bool wide;  // f32
     float scale;
 
-    __device__ static Codes fetch(const u8* codes, const Scales& scales, u64 at, bool valid) {
-        Codes fetched{{0, 0}, 0.0f};
-        if (valid) {
-            fetched.packed = *reinterpret_cast<const u32x2*>(codes + at / 2);
-            fetched.scale = scales.of(at);
-        }
-        return fetched;
+    __device__ float of(u64 at) const {
+        float v = wide ? static_cast<const float*>(values)[at] : to_f32(static_cast<const T*>(values)[at]);
+        return round_as(T(), v * scale);
     }
+};
+
+// Sixteen codes a thread on their way into a tile: copied by cp.async into places of the thread's own, where it finds them after its wait without a barrier;
+// their scale comes one step later, through registers.
+template <u32 THREADS>
+struct Stream {
+    const u8* codes;
+    Scales scales;
+    u8* own;
+    u32 own_address;
+    float scale = 0.0f;
+
+    static constexpr u32 STAGE = THREADS * 8;  // bytes
+
+    // `shared`: STAGE bytes for each stage.
+    __device__ Stream(const Quantised& q, u8* shared)
+        : codes(q.codes), scales(q), own(shared + threadIdx.x * 8), own_address(smem_u32(own)) {}
+
+    // Starts copying the codes from element `at` on; zeros if there are none.
+    __device__ void load(u32 stage, u64 at, bool valid) const { cp_async8_or_zero(own_address + stage * STAGE, codes + (valid ? at / 2 : 0), valid); }
+    // The scale for the next `expand`; 0 beyond the weight.
+    __device__ void fetch_scale(u64 at, bool valid) { scale = valid ? scales.of(at) : 0.0f; }
     // Sixteen bf16 values at `to`, 16-byte aligned shared memory.
-    __device__ void expand_to(u8* to, const Table& table) const {
+    __device__ void expand(u32 stage, u8* to, const Table& table) const {
+        u32x2 packed = *reinterpret_cast<const u32x2*>(own + stage * STAGE);
         u32 words[2] = {packed.x, packed.y};
 #pragma unroll
         for (u32 word = 0; word < 2; word++) {
@@ -95,14 +116,14 @@ struct Codes {
     }
 };
 
-// Copies a tile of lines over K, ALONG, of a matrix [lines, k] of any k; zeros beyond.
-template <u32 LINES, u32 THREADS>
-__device__ inline void load_any(u8* to, const bf16* from, u32 first, u32 lines, u32 at, u32 k) {
+// Fills a tile of lines over K, ALONG, of a matrix [lines, k] of any k by `value(place)`; zeros beyond.
+template <u32 LINES, u32 THREADS, class F>
+__device__ inline void fill_any(u8* to, u32 first, u32 lines, u32 at, u32 k, F value) {
     for (u32 i = threadIdx.x; i < LINES * tile::DEPTH; i += THREADS) {
         u32 line = i / tile::DEPTH, depth = i % tile::DEPTH;
         bool valid = first + line < lines && at + depth < k;
         *reinterpret_cast<bf16*>(to + line * tile::pitch<tile::ALONG, LINES>() + depth * 2) =
-            valid ? from[static_cast<u64>(first + line) * k + at + depth] : bf16(0);
+            valid ? value(static_cast<u64>(first + line) * k + at + depth) : bf16(0);
     }
 }
 

@@ -8,6 +8,7 @@
 //   shfl_xor(v, mask), shfl_idx(v, l) another lane's 32-bit value; ballot(p) the lanes where p holds
 //   cp_async16(to, from)              copies 16 bytes from global to shared memory, both 16-byte aligned, without waiting
 //   cp_async16_or_zero(to, from, ok)  the same, or zeros where !ok; then `from` is not read
+//   cp_async8_or_zero(to, from, ok)   the same with 8 bytes, 8-byte aligned
 //   cp_async_commit()                 closes this thread's copies into a group
 //   cp_async_wait<N>()                waits until at most this thread's N latest groups are under way; other threads' copies are seen
 //                                     after a block_sync
@@ -15,14 +16,21 @@
 //   ldmatrix_x4_trans(r, row)         the same, each transposed
 //   mma_bf16_16816(d, a, b0, b1)      d += a · b: 16x16 by 16x8, f32 sums (fragments: PTX ISA, mma.m16n8k16)
 //   load16(p), store16(p, v)          16 bytes of global memory, aligned; load16_stream(p) for what is read once
-//   load_shared_f32(at)               a value at an address of shared memory, where computing a pointer would cost an instruction more
 //   atomic_add_f32(p, v)              in global memory; the order of additions is not fixed
 //   atomic_cas_u32(p, old, v)         in global memory: v if old stood there; what stood there
 //   f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16, pack_bf16x2(low, high)   conversions, to the nearest, ties to even
 //   exp2_fast(v)                      2^v by one instruction, good to 2 ulp; exp2f spends three more on subnormal results
 //   f32_to_bits, f32_from_bits        the same 32 bits
 //
-// Hopper's wgmma, mbarriers and bulk copies are not wrapped yet; they come with the first kernel that uses them.
+// Hopper's own, for sm_90a (the macro HOPPER says where they are):
+//
+//   wgmma_bf16_64x128x16<A, B>(d, a, b)  d += a · b: 64x16 by 16x128, f32 sums, by the four warps of a warpgroup, operands in shared memory by their
+//                                     descriptors (warpgroup.cuh); A, B: 1 if the operand's lines lie across K. Returns before it is done
+//   wgmma_fence()                     before the first product after other uses of `d`
+//   wgmma_commit(), wgmma_wait<N>(d)  as with copies: until at most the N latest groups are under way; before that `d` is nobody's to touch
+//   proxy_fence()                     what this thread wrote to shared memory, its copies included, is seen by products after the next barrier
+//
+// Mbarriers, bulk copies and clusters are not wrapped; they come with the first kernel that uses them.
 //
 // Rules: no CUDA or standard header, no inline assembly outside `device.cuh`, no function-local `__shared__`, entry points `extern "C"`
 // with raw pointers, scalars and the structs of `layout.cuh` by value only, and no exchange between lanes without one of the names above.
@@ -33,6 +41,10 @@
 #include "common/device.cuh"
 #else
 #include "common/host.cuh"
+#endif
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
+#define HOPPER 1
 #endif
 
 __device__ inline u32 lane_id() { return threadIdx.x % WARP_SIZE; }

@@ -61,6 +61,22 @@ __device__ inline void fragment_b(u32 (&r)[4], u32 tile, u32 line, u32 k) {
     }
 }
 
+// Rounds two sums into neighbouring places: by one instruction if `together`, the second only if it is `inside`.
+template <class Out>
+__device__ inline void store_pair(Out* to, bool together, bool inside, float first, float second) {
+    if (together) {
+        struct alignas(2 * sizeof(Out)) Pair {
+            Out low, high;
+        } pair;
+        from_f32(pair.low, first);
+        from_f32(pair.high, second);
+        *reinterpret_cast<Pair*>(to) = pair;
+    } else {
+        from_f32(to[0], first);
+        if (inside) from_f32(to[1], second);
+    }
+}
+
 // Shape of a block: tiles of LINES_A and LINES_B, shared by WARPS_A × WARPS_B warps.
 template <u32 A, u32 B, u32 WA, u32 WB>
 struct Shape {
@@ -134,19 +150,8 @@ struct Sums {
                 for (u32 half = 0; half < 2; half++) {
                     u32 row = first_row + S::warp_row() + i * 16 + lane / 4 + half * 8;
                     if (row >= rows || column >= columns) continue;
-                    Out* to = c + static_cast<u64>(row) * columns + column;
-                    float first = values[i][j][2 * half] + low, second = values[i][j][2 * half + 1] + high;
-                    if (pairs) {
-                        struct alignas(2 * sizeof(Out)) Pair {
-                            Out low, high;
-                        } pair;
-                        from_f32(pair.low, first);
-                        from_f32(pair.high, second);
-                        *reinterpret_cast<Pair*>(to) = pair;
-                    } else {
-                        from_f32(to[0], first);
-                        if (column + 1 < columns) from_f32(to[1], second);
-                    }
+                    store_pair(c + static_cast<u64>(row) * columns + column, pairs, column + 1 < columns, values[i][j][2 * half] + low,
+                               values[i][j][2 * half + 1] + high);
                 }
             }
         }

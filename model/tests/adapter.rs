@@ -4,13 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cuda_host::{How, again};
 use engine::weights::{FileDType, Weights, write_safetensors};
-use engine::{DType, Device, QuantConfig, Tensor, no_grad};
+use engine::{DType, QuantConfig, Tensor, no_grad};
 use model::bundle::{Network, network};
 use model::config::Config;
 use model::loader::Loader;
 use model::lora::{Adapter, LoraConfig, LoraInit, Module, Targets, merged};
 use model::nn::Weight;
+use roentgen_oracle::gpu::device;
 use serde_json::{Value, json};
 
 fn tiny() -> PathBuf {
@@ -20,7 +22,7 @@ fn tiny() -> PathBuf {
 fn load(loader: impl Fn(Loader) -> Loader) -> Network {
     let config = Config::from_file(tiny().join("config.json")).unwrap();
     let weights = Arc::new(Weights::open(tiny().join("model.safetensors")).unwrap());
-    network(&loader(Loader::from_weights(weights, Some(DType::F32), &Device::cpu())), &config).unwrap()
+    network(&loader(Loader::from_weights(weights, Some(DType::F32), device())), &config).unwrap()
 }
 
 fn plain() -> Network {
@@ -303,4 +305,15 @@ fn a_quantised_layer_is_not_trained_whole() {
     let config = LoraConfig { modules_to_save: vec!["lm_head".into()], ..config(Targets::AllLinear) };
     let error = Adapter::new(config, &network, 0).unwrap_err().to_string();
     assert!(error.contains("lm_head is quantised"), "{error}");
+}
+
+/// Adapters attached, exchanged, saved and folded in, on the stand-in for CUDA's driver.
+#[test]
+fn on_cuda() {
+    let tests = [
+        "a_fresh_adapter_changes_nothing_and_trained_ones_switch",
+        "start_values",
+        "kinds_of_adapters_survive_files_and_merging",
+    ];
+    How::SCHEDULES.into_iter().for_each(|how| again(&tests, how));
 }

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use cuda_host::{How, again};
 use engine::ops::Dropout;
 use engine::weights::Weights;
-use engine::{DType, Device, Rng, Tensor};
+use engine::{DType, Rng, Tensor};
 use model::nn::{DropoutState, Linear, Lora, Weight};
 use model::quantize;
+use roentgen_oracle::gpu::device;
 
 fn fixture(name: &str) -> Weights {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/nf4");
@@ -16,7 +18,7 @@ fn fixture(name: &str) -> Weights {
 
 fn tensor(file: &Weights, name: &str) -> Tensor {
     let entry = file.require(name).unwrap();
-    Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), &Device::cpu()).unwrap()
+    Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), device()).unwrap()
 }
 
 fn worst(ours: &Tensor, theirs: &Tensor) -> (f32, f32) {
@@ -35,7 +37,7 @@ struct Case {
 /// The fixture's layer with tracked factors.
 fn case(kind: &str, compute: Option<DType>, quantized: bool) -> Case {
     let file = fixture(&format!("lora_{kind}"));
-    let weight = quantize::read(&file, "weight", &Device::cpu()).unwrap();
+    let weight = quantize::read(&file, "weight", device()).unwrap();
     let weight = if quantized {
         Weight::Quantized(Arc::new(weight))
     } else {
@@ -130,9 +132,9 @@ fn peft_under_bf16_autocast() {
 /// A small layer with an adapter and dropout, and what it should give, by plain products.
 #[test]
 fn dropout_follows_the_state() {
-    let device = Device::cpu();
+    let device = device();
     let mut rng = Rng::new(5);
-    let mut random = |dims: &[usize]| Tensor::randn(dims, 0.5, DType::F32, &mut rng, &device).unwrap();
+    let mut random = |dims: &[usize]| Tensor::randn(dims, 0.5, DType::F32, &mut rng, device).unwrap();
     let (w, bias, x) = (random(&[8, 64]), random(&[8]), random(&[5, 64]));
     let (a, b) = (random(&[2, 64]), random(&[8, 2]));
     let quantized = engine::Quantized::quantize(&w, &engine::QuantConfig::default()).unwrap();
@@ -213,9 +215,21 @@ fn a_fresh_magnitude_changes_nothing() {
     let Case { layer, file, .. } = case("dora", None, true);
     let x = tensor(&file, "x");
     let before = layer.forward(&x).unwrap();
-    let zero = Tensor::zeros(&[96, 8], DType::F32, &Device::cpu()).unwrap();
+    let zero = Tensor::zeros(&[96, 8], DType::F32, device()).unwrap();
     let lora = Lora::new("q_proj", [tensor(&file, "lora_A"), zero], 2.0, 0.0, &DropoutState::new());
     let lora = lora.with_magnitude(&layer.weight, None, false).unwrap();
     layer.attach(Some(Arc::new(lora)));
     assert_eq!(worst(&layer.forward(&x).unwrap(), &before).0, 0.0);
+}
+
+/// The four tests above on the stand-in for CUDA's driver.
+#[test]
+fn on_cuda() {
+    let tests = [
+        "peft_in_f32",
+        "peft_under_bf16_autocast",
+        "dropout_follows_the_state",
+        "a_fresh_magnitude_changes_nothing",
+    ];
+    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&tests, how));
 }

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cuda_host::{How, again};
 use engine::weights::{FileDType, SafetensorsWriter, TensorSpec, Weights};
-use engine::{
-    BlockFormat, Codebook, DType, Device, Nested, QuantConfig, Quantized, QuantizedParts, Tensor, no_grad,
-};
+use engine::{BlockFormat, Codebook, DType, Nested, QuantConfig, Quantized, QuantizedParts, Tensor, no_grad};
 use model::bundle::network;
 use model::config::Config;
 use model::loader::Loader;
 use model::lora::{MergedForm, merge_folder};
 use model::nn::{Linear, Weight};
 use model::quantize;
+use roentgen_oracle::gpu::device;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/nf4")
@@ -42,7 +42,7 @@ fn bytes<'a>(file: &'a Weights, name: &str) -> &'a [u8] {
 
 fn tensor(file: &Weights, name: &str, dtype: DType) -> Tensor {
     let entry = file.require(name).unwrap();
-    let t = Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), &Device::cpu()).unwrap();
+    let t = Tensor::from_slice(&entry.to_f32().unwrap(), entry.shape(), device()).unwrap();
     t.to_dtype(dtype).unwrap()
 }
 
@@ -56,11 +56,11 @@ fn quantized(w: &Tensor, codebook: Codebook, double: bool) -> Quantized {
 
 /// The reference's codes and scales as a weight.
 fn stored(file: &Weights, prefix: &str, nested: bool, codebook: Codebook) -> Quantized {
-    let device = Device::cpu();
+    let device = device();
     let dims: [usize; 2] = file.require("w").unwrap().shape().try_into().unwrap();
     let u8s = |name: &str| {
         let data = bytes(file, &format!("{prefix}{name}"));
-        Tensor::from_slice(data, &[data.len()], &device).unwrap()
+        Tensor::from_slice(data, &[data.len()], device).unwrap()
     };
     let floats = |name: &str| tensor(file, &format!("{prefix}{name}"), DType::F32);
     Quantized::from_parts(QuantizedParts {
@@ -144,7 +144,7 @@ fn a_state_dict_reads_back_and_writes_the_same_bytes() {
         let (state, io) = pair(kind);
         assert!(quantize::is_quantized(&state, "layer.weight"));
         assert!(!quantize::is_quantized(&state, "layer.bias"));
-        let weight = quantize::read(&state, "layer.weight", &Device::cpu()).unwrap();
+        let weight = quantize::read(&state, "layer.weight", device()).unwrap();
         assert_eq!((weight.dims(), weight.parts().source), ([96, 128], DType::BF16));
         let values = weight.dequantize(DType::BF16).unwrap().to_f32_vec().unwrap();
         assert_eq!(bits(&values), bits(&f32s(&io, "w_dequant_bf16")));
@@ -184,7 +184,7 @@ fn a_state_dict_reads_back_and_writes_the_same_bytes() {
 fn products_lie_within_a_rounding_of_the_references() {
     for kind in ["nested", "plain"] {
         let (state, io) = pair(kind);
-        let weight = quantize::read(&state, "layer.weight", &Device::cpu()).unwrap();
+        let weight = quantize::read(&state, "layer.weight", device()).unwrap();
         let bias = Some(tensor(&state, "layer.bias", DType::BF16));
         let layer = Linear::new("layer", Weight::Quantized(Arc::new(weight)), bias, None);
         let x = tensor(&io, "x_bf16", DType::BF16).tracked();
@@ -211,15 +211,14 @@ fn products_lie_within_a_rounding_of_the_references() {
 #[test]
 fn codes_under_other_storage_types() {
     let (state, _) = pair("nested");
-    let want =
-        quantize::read(&state, "layer.weight", &Device::cpu()).unwrap().dequantize(DType::F32).unwrap();
+    let want = quantize::read(&state, "layer.weight", device()).unwrap().dequantize(DType::F32).unwrap();
     for (dtype, size) in [(FileDType::BF16, 2), (FileDType::F16, 2), (FileDType::F32, 4)] {
         let file = rewritten(&state, |name, kind, shape, bytes| {
             if name == "layer.weight" {
                 (*kind, *shape) = (dtype, vec![bytes.len() / size, 1]);
             }
         });
-        let weight = quantize::read(&file, "layer.weight", &Device::cpu()).unwrap();
+        let weight = quantize::read(&file, "layer.weight", device()).unwrap();
         assert_eq!(weight.dequantize(DType::F32).unwrap().to_bytes().unwrap(), want.to_bytes().unwrap());
     }
 }
@@ -306,28 +305,28 @@ fn damaged_weights_are_refused_by_name() {
     ];
     for (says, change) in cases {
         let file = rewritten(&state, change);
-        let error = quantize::read(&file, "layer.weight", &Device::cpu()).unwrap_err().to_string();
+        let error = quantize::read(&file, "layer.weight", device()).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("w.safetensors"), "{says}: {error}");
     }
 }
 
 #[test]
 fn a_loader_reads_and_makes_quantised_layers() {
-    let device = Device::cpu();
+    let device = device();
     let (state, _) = pair("nested");
     let state = Arc::new(state);
-    let loader = Loader::from_weights(state.clone(), Some(DType::F32), &device);
+    let loader = Loader::from_weights(state.clone(), Some(DType::F32), device);
     let layer = Linear::load(&loader, "layer", 128, 96, true).unwrap();
     assert!(matches!(layer.weight, Weight::Quantized(_)));
     assert_eq!(layer.bias.unwrap().dtype(), DType::F32);
     let error = Linear::load(&loader, "layer", 128, 97, true).unwrap_err().to_string();
     assert!(error.contains("[96, 128]") && error.contains("[97, 128]"), "{error}");
-    let loader = Loader::from_weights(state, Some(DType::F32), &device).trainable();
+    let loader = Loader::from_weights(state, Some(DType::F32), device).trainable();
     let error = Linear::load(&loader, "layer", 128, 96, true).unwrap_err().to_string();
     assert!(error.contains("cannot be trained"), "{error}");
 
     let loader =
-        Loader::random(1, DType::BF16, &device).quantized(QuantConfig::default(), vec!["lm_head".into()]);
+        Loader::random(1, DType::BF16, device).quantized(QuantConfig::default(), vec!["lm_head".into()]);
     let layer = Linear::load(&loader, "a.q_proj", 128, 96, false).unwrap();
     assert!(matches!(layer.weight, Weight::Quantized(_)));
     assert_eq!(layer.weight.dtype(), DType::BF16);
@@ -343,7 +342,7 @@ fn tiny() -> PathBuf {
 fn logits(folder: &Path) -> Vec<f32> {
     let config = Config::from_file(folder.join("config.json")).unwrap();
     let weights = Arc::new(Weights::open(folder).unwrap());
-    let network = network(&Loader::from_weights(weights, None, &Device::cpu()), &config).unwrap();
+    let network = network(&Loader::from_weights(weights, None, device()), &config).unwrap();
     no_grad(|| {
         let text = network.decoder();
         let embeds = text.embed(&[1, 20, 30, 40, 50], 1).unwrap();
@@ -397,7 +396,7 @@ fn quantising_as_a_loader_reads_gives_what_the_folder_gives() {
     let config = Config::from_file(tiny().join("config.json")).unwrap();
     let open = |folder: &Path, quantised: bool| {
         let weights = Arc::new(Weights::open(folder).unwrap());
-        let loader = Loader::from_weights(weights, Some(DType::F32), &Device::cpu());
+        let loader = Loader::from_weights(weights, Some(DType::F32), device());
         let loader = if quantised { loader } else { loader.quantized(QuantConfig::default(), skip.to_vec()) };
         network(&loader, &config).unwrap()
     };
@@ -415,7 +414,7 @@ fn adapters_are_folded_in() {
     let adapted = {
         let config = Config::from_file(tiny().join("config.json")).unwrap();
         let weights = Arc::new(Weights::open(tiny().join("model.safetensors")).unwrap());
-        let network = network(&Loader::from_weights(weights, None, &Device::cpu()), &config).unwrap();
+        let network = network(&Loader::from_weights(weights, None, device()), &config).unwrap();
         network.attach(&model::lora::Adapter::open(&adapter, &network).unwrap()).unwrap();
         no_grad(|| {
             let text = network.decoder();
@@ -446,4 +445,18 @@ fn adapters_are_folded_in() {
         let text = std::fs::read_to_string(out.path().join("config.json")).unwrap();
         assert_eq!(text.contains("quantization_config"), matches!(form, MergedForm::Quantized(..)));
     }
+}
+
+/// What computes on weights in 4 bits, on the stand-in for CUDA's driver.
+#[test]
+fn on_cuda() {
+    let tests = [
+        "codes_scales_and_values",
+        "products_lie_within_a_rounding_of_the_references",
+        "codes_under_other_storage_types",
+        "folders_are_quantised_and_open",
+        "quantising_as_a_loader_reads_gives_what_the_folder_gives",
+        "adapters_are_folded_in",
+    ];
+    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&tests, how));
 }

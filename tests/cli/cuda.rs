@@ -122,3 +122,34 @@ fn nothing_of_cuda_is_opened_before_it_is_asked_for() {
     // It is no driver, which is said like every other reason.
     outcome.fails(&["cuda: "]);
 }
+
+/// A model in 4 bits with an adapter gives the processor's words.
+#[test]
+fn generation_in_4_bits_is_the_cpus() {
+    let tiny = Tiny::new();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("quantised").display().to_string();
+    roentgen(["quantize", tiny.name(), &out]).ok();
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny/adapter");
+    for dtype in ["f32", "bf16"] {
+        for more in [&[][..], &["--adapter", adapter.to_str().unwrap()]] {
+            let base =
+                ["generate", "--model", &out, "--dtype", dtype, "--max-new-tokens", "8", "--prompt", "Age:"];
+            let args = [&base[..], more].concat();
+            let Some(mut generate) = emulated(&args) else { return };
+            let cuda = finish(generate.args(["--device", "cuda"])).ok().stdout;
+            assert_eq!(cuda, roentgen(args).ok().stdout, "{dtype} {more:?}");
+        }
+    }
+}
+
+/// Commands as `gpu.rs` has them; training, which takes the emulator long, is tested by its crate.
+#[test]
+fn commands() {
+    let tests = [
+        "gpu::generating_by_all_ways_of_choosing",
+        "gpu::a_profile_has_the_devices_times",
+        "gpu::the_demonstration_models_report_is_the_processors",
+    ];
+    cuda_host::again(&tests, cuda_host::How::SCHEDULES[1]);
+}

@@ -1,9 +1,14 @@
-//! The GPU that tests run on.
+//! The devices that tests of models and runs use: the processor and a GPU, or the one that `ROENTGEN_TEST_DEVICE` names (`cpu`, `wgpu`,
+//! `cuda`). Those that run themselves again on the stand-in for CUDA's driver set it (`cuda_host::again`).
 
 use std::sync::OnceLock;
 
 use engine::Device;
 use engine::wgpu::adapters;
+
+fn named() -> Option<String> {
+    std::env::var("ROENTGEN_TEST_DEVICE").ok().filter(|name| !name.is_empty())
+}
 
 /// Name of the adapter for tests: a part of it that `ROENTGEN_TEST_ADAPTER` gives, else that of one that is the processor
 /// in disguise, so that results do not depend on the machine, else of any.
@@ -29,19 +34,44 @@ pub fn open() -> Option<Device> {
     }
 }
 
-/// The device that tests of one process share.
+/// The GPU that tests of one process share: wgpu's, unless `ROENTGEN_TEST_DEVICE` is `cuda`.
+///
+/// # Panics
+/// If it is named or required, and not there.
 pub fn gpu() -> Option<Device> {
     static GPU: OnceLock<Option<Device>> = OnceLock::new();
-    GPU.get_or_init(open).clone()
+    let cuda = || Device::cuda(0).unwrap_or_else(|e| panic!("ROENTGEN_TEST_DEVICE=cuda: {e}"));
+    GPU.get_or_init(|| if named().as_deref() == Some("cuda") { Some(cuda()) } else { open() }).clone()
 }
 
 /// The value of `--device` for it.
 pub fn argument() -> Option<String> {
+    if named().as_deref() == Some("cuda") {
+        return Some("cuda".to_owned());
+    }
     gpu()?;
     Some(format!("wgpu:{}", adapter()?))
 }
 
-/// The processor, and the GPU if there is one.
+/// The processor, and the GPU if there is one; or the one that is named.
 pub fn devices() -> Vec<Device> {
-    [Device::cpu()].into_iter().chain(gpu()).collect()
+    match named() {
+        None => [Device::cpu()].into_iter().chain(gpu()).collect(),
+        Some(_) => vec![device().clone()],
+    }
+}
+
+/// The processor, or the device that is named: for tests that need no other.
+///
+/// # Panics
+/// If what is named is not there, or is no device.
+pub fn device() -> &'static Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    DEVICE.get_or_init(|| match named().as_deref() {
+        None | Some("cpu") => Device::cpu(),
+        Some(name @ ("wgpu" | "cuda")) => {
+            gpu().unwrap_or_else(|| panic!("ROENTGEN_TEST_DEVICE={name}: no such device"))
+        }
+        Some(other) => panic!("ROENTGEN_TEST_DEVICE={other}: expected cpu, wgpu or cuda"),
+    })
 }

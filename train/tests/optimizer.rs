@@ -1,6 +1,8 @@
 //! Schedule, clipping and steps against references.
 
-use engine::{DType, Device, Rng, Tensor};
+use cuda_host::{How, again};
+use engine::{DType, Rng, Tensor};
+use roentgen_oracle::gpu::device;
 use serde_json::Value;
 use train::config::{OptimizerKind, OptimizerSection, ScheduleSection, StatePlace};
 use train::optimizer::{Optimizer, clip_factor};
@@ -52,8 +54,8 @@ fn warm_up_is_counted_as_in_transformers() {
 fn clipping_is_torchs() {
     let clip = &reference()["clip"];
     let values = |key: &str| -> Vec<Vec<f32>> { serde_json::from_value(clip[key].clone()).unwrap() };
-    let device = Device::cpu();
-    let leaf = |n| Tensor::zeros(&[n], DType::F32, &device).unwrap().tracked();
+    let device = device();
+    let leaf = |n| Tensor::zeros(&[n], DType::F32, device).unwrap().tracked();
     let tensors = vec![("a".to_owned(), leaf(3)), ("b".to_owned(), leaf(4))];
     let optimizer = Optimizer::new(tensors, &OptimizerSection::default()).unwrap();
     // The gradient of Σ p·g is g.
@@ -61,7 +63,7 @@ fn clipping_is_torchs() {
         .parameters
         .iter()
         .zip(values("grads_in"))
-        .map(|(p, g)| p.value.mul(&Tensor::from_slice(&g, &[g.len()], &device)?)?.sum(&[0]))
+        .map(|(p, g)| p.value.mul(&Tensor::from_slice(&g, &[g.len()], device)?)?.sum(&[0]))
         .reduce(|a, b| a?.add(&b?))
         .unwrap()
         .unwrap()
@@ -107,9 +109,8 @@ fn five_steps_follow_the_f64_trajectory() {
         trajectory.push(p);
     }
 
-    let device = Device::cpu();
-    let tensor =
-        |values: &[f64], dims: &[usize]| Tensor::from_f64(values, dims, DType::F32, &device).unwrap();
+    let device = device();
+    let tensor = |values: &[f64], dims: &[usize]| Tensor::from_f64(values, dims, DType::F32, device).unwrap();
     let (w, b) = (tensor(&[0.5, -0.4], &[1, 2]).tracked(), tensor(&[0.1], &[1]).tracked());
     let optimizer =
         Optimizer::new(vec![("w".into(), w.clone()), ("bias".into(), b.clone())], &section).unwrap();
@@ -129,14 +130,14 @@ fn five_steps_follow_the_f64_trajectory() {
 
 /// An optimiser of `kind` over a matrix, a small matrix and a bias, and gradients of their sum weighted with `g`.
 fn three(kind: &str, change: impl Fn(&mut OptimizerSection)) -> Optimizer {
-    let device = Device::cpu();
+    let device = device();
     let mut section = OptimizerSection {
         kind: serde_json::from_value(kind.into()).unwrap(),
         lr: 0.01,
         ..OptimizerSection::default()
     };
     change(&mut section);
-    let leaf = |dims: &[usize]| Tensor::full(dims, 0.5, DType::F32, &device).unwrap().tracked();
+    let leaf = |dims: &[usize]| Tensor::full(dims, 0.5, DType::F32, device).unwrap().tracked();
     let tensors = [("large.weight", &[64, 65][..]), ("small.weight", &[63, 65]), ("large.bias", &[5000])];
     let tensors = tensors.map(|(name, dims)| (name.to_owned(), leaf(dims)));
     Optimizer::new(tensors.into(), &section).unwrap()
@@ -233,7 +234,7 @@ fn the_place_of_the_state_changes_no_bit() {
     std::fs::write(&path, b"precious").unwrap();
     let mut section = OptimizerSection { state: StatePlace::File, ..OptimizerSection::default() };
     let make = |section: &OptimizerSection| {
-        let value = Tensor::zeros(&[4], DType::F32, &Device::cpu()).unwrap().tracked();
+        let value = Tensor::zeros(&[4], DType::F32, device()).unwrap().tracked();
         Optimizer::new(vec![("w".into(), value)], section).err().unwrap().to_string()
     };
     assert!(make(&section).contains("state_file"));
@@ -241,4 +242,15 @@ fn the_place_of_the_state_changes_no_bit() {
     let said = make(&section);
     assert!(said.contains("state.bin") && said.contains("cannot create"), "{said}");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+/// On the stand-in for CUDA's driver.
+#[test]
+fn on_cuda() {
+    let tests = [
+        "clipping_is_torchs",
+        "five_steps_follow_the_f64_trajectory",
+        "each_kind_steps_and_none_decays_a_bias",
+    ];
+    How::SCHEDULES.into_iter().for_each(|how| again(&tests, how));
 }

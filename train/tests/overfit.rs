@@ -2,25 +2,26 @@
 
 mod common;
 
-use engine::Device;
+use common::options;
 use model::bundle::Bundle;
+use roentgen_oracle::gpu::device;
 use train::baseline::majority;
 use train::data::Cases;
 use train::evaluate::{Inputs, generate_reports, score};
-use train::{Options, run};
+use train::run;
 
 #[test]
 fn four_rows_are_learned_and_the_export_says_them() {
     let folder = tempfile::tempdir().unwrap();
     common::data(folder.path());
     let config = common::config(folder.path(), &[("training.epochs", "150")]);
-    let summary = run(&config, &Options::default()).unwrap();
+    let summary = run(&config, &options()).unwrap();
     let loss = summary.loss.unwrap();
     assert!(loss < 0.05, "loss {loss} after {} steps", summary.steps);
     assert_eq!((summary.steps, summary.total_steps, summary.stopped), (150, 150, false));
 
     let exported = summary.model.unwrap();
-    let bundle = Bundle::open(&exported, None, &Device::cpu()).unwrap();
+    let bundle = Bundle::open(&exported, None, device()).unwrap();
     assert_eq!(bundle.weights.iter().map(|(_, t)| t.count()).sum::<usize>(), summary.parameters);
     assert!(bundle.weights.iter().all(|(_, t)| t.dtype() == engine::DType::BF16));
     let cases = Cases::read(&config.data).unwrap();
@@ -48,7 +49,7 @@ fn losses_are_averaged_as_asked() {
         common::data(folder.path());
         let mut all = vec![("training.epochs", "1")];
         all.extend(overrides);
-        run(&common::config(folder.path(), &all), &Options::default()).unwrap().loss.unwrap()
+        run(&common::config(folder.path(), &all), &options()).unwrap().loss.unwrap()
     };
     let whole = first_loss(&[("training.batch_size", "4"), ("training.accumulation", "1")]);
     let tokens = first_loss(&[("training.batch_size", "1"), ("training.accumulation", "4")]);

@@ -5,11 +5,15 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use common::options;
 use common::qlora::{Tiny, adapter, logits};
+use cuda_host::{How, again};
+use engine::Device;
 use engine::cpu::threads::{threads, with_threads};
 use engine::weights::{FileDType, Weights, write_safetensors};
 use model::lora::Adapter;
 use model::nn::Weight;
+use roentgen_oracle::gpu::device;
 use train::checkpoint::Checkpoints;
 use train::config::TrainConfig;
 use train::evaluate::{Inputs, Source, SystemSpec, generate_reports, open_system};
@@ -82,9 +86,8 @@ fn what_was_learned_is_in_the_adapter() {
         adapter: summary.model.clone(),
         image: config.image.clone(),
     };
-    let device = engine::Device::cpu();
-    let tuned = open_system(&spec, &device).unwrap();
-    let base = open_system(&SystemSpec { adapter: None, ..spec }, &device).unwrap();
+    let tuned = open_system(&spec, device()).unwrap();
+    let base = open_system(&SystemSpec { adapter: None, ..spec }, device()).unwrap();
     let cases = train::data::Cases::read(&config.data).unwrap();
     let answers = |bundle| generate_reports(bundle, &cases.cases, Inputs::ALL, &mut |_| {}).unwrap();
     let shown = std::fs::read_to_string(config.out.join("samples/step-000120.jsonl")).unwrap();
@@ -144,14 +147,14 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let tiny = Tiny::new(&[("training.checkpoint_every", "2"), ("data.case_dropout", "0.5")]);
     let kept = |step: usize| TrainConfig { out: tiny.path(&format!("killed-{step}")), ..tiny.config.clone() };
     let seen = |record: &StepRecord| copy(&tiny.config.out, &kept(record.step).out);
-    let summary = run(&tiny.config, &Options { on_step: Some(&seen), ..Options::default() }).unwrap();
+    let summary = run(&tiny.config, &Options { on_step: Some(&seen), ..options() }).unwrap();
     assert_eq!(summary.steps, 6);
     let state = tiny.config.out.join("checkpoints/step-000006/optimizer.safetensors");
     let state = Weights::open(state).unwrap();
     assert!(state.entries().iter().any(|e| e.dtype() == FileDType::U8), "8-bit moments are the default");
     for step in 1..=6 {
         let config = kept(step);
-        let continued = run(&config, &Options { resume: true, ..Options::default() }).unwrap();
+        let continued = run(&config, &Options { resume: true, ..options() }).unwrap();
         assert_eq!((continued.steps, continued.stopped), (6, false));
         assert!(adapter(&config.out) == tiny.adapter(), "killed in step {step}");
         let metrics = std::fs::read_to_string(config.out.join("metrics.jsonl")).unwrap();
@@ -161,9 +164,9 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
     let stop = AtomicBool::new(false);
     let third = |record: &StepRecord| stop.store(record.step >= 3, Ordering::Relaxed);
     let mut config = TrainConfig { out: tiny.path("stopped"), ..tiny.config.clone() };
-    let options = Options { stop: Some(&stop), on_step: Some(&third), ..Options::default() };
-    assert!(run(&config, &options).unwrap().model.is_none());
-    let resume = Options { resume: true, ..Options::default() };
+    let stopping = Options { stop: Some(&stop), on_step: Some(&third), ..options() };
+    assert!(run(&config, &stopping).unwrap().model.is_none());
+    let resume = Options { resume: true, ..options() };
     run(&config, &resume).unwrap();
     assert!(adapter(&config.out) == tiny.adapter());
     config.lora.as_mut().unwrap().r = 4;
@@ -274,12 +277,12 @@ fn a_nan_in_the_base_stops_the_run() {
     let tiny = Tiny::new(&[("training.checkpoint_every", "1")]);
     let stop = AtomicBool::new(false);
     let second = |record: &StepRecord| stop.store(record.step >= 2, Ordering::Relaxed);
-    let options = Options { stop: Some(&stop), on_step: Some(&second), ..Options::default() };
-    assert_eq!(run(&tiny.config, &options).unwrap().steps, 2);
+    let stopping = Options { stop: Some(&stop), on_step: Some(&second), ..options() };
+    assert_eq!(run(&tiny.config, &stopping).unwrap().steps, 2);
 
     // A weight that stays in floats is first seen in the loss.
     spoil(&tiny, "model.text_model.layers.0.input_layernorm.weight");
-    let resume = Options { resume: true, ..Options::default() };
+    let resume = Options { resume: true, ..options() };
     let error = run(&tiny.config, &resume).unwrap_err();
     let said = error.to_string();
     match error {
@@ -298,6 +301,39 @@ fn a_nan_in_the_base_stops_the_run() {
     let tiny = Tiny::new(&[]);
     let name = "model.text_model.layers.1.mlp.up_proj.weight";
     spoil(&tiny, name);
-    let said = run(&tiny.config, &Options::default()).unwrap_err().to_string();
+    let said = run(&tiny.config, &options()).unwrap_err().to_string();
     assert!(said.contains(name) && said.contains("not finite"), "{said}");
+}
+
+/// The losses of the first steps of each kind on the tests' device are the processor's.
+#[test]
+fn each_kind_takes_the_processors_steps() {
+    let kinds: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("lora.dora", "true")],
+        &[("lora.rslora", "true"), F32],
+        &[("quantization.format", "fp4"), ("quantization.double", "false"), ("precision", "mixed")],
+    ];
+    for changes in kinds {
+        let short = [("training.epochs", "1"), ("schedule.warmup_steps", "0")];
+        let changes = [changes, &short].concat();
+        let losses = |device: &Device| {
+            let (tiny, losses) = (Tiny::new(&changes), std::cell::RefCell::new(Vec::new()));
+            let seen = |record: &StepRecord| losses.borrow_mut().push(record.loss);
+            let options = Options { device: Some(device), on_step: Some(&seen), ..Options::default() };
+            run(&tiny.config, &options).unwrap();
+            losses.into_inner()
+        };
+        let (ours, theirs) = (losses(device()), losses(&Device::cpu()));
+        assert_eq!((ours.len(), theirs.len()), (2, 2));
+        for (a, b) in ours.iter().zip(&theirs) {
+            assert!((a - b).abs() <= 2e-3 * b, "{changes:?}: {ours:?} against {theirs:?}");
+        }
+    }
+}
+
+/// On the stand-in for CUDA's driver, where a step takes seconds.
+#[test]
+fn on_cuda() {
+    again(&["each_kind_takes_the_processors_steps"], How::SCHEDULES[3]);
 }

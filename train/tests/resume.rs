@@ -5,9 +5,10 @@ mod common;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::Device;
+use common::options;
 use engine::cpu::threads::with_threads;
 use engine::weights::{FileDType, Weights};
+use roentgen_oracle::gpu::device;
 use train::checkpoint::Checkpoints;
 use train::config::{OptimizerKind, OptimizerSection, StatePlace};
 use train::data::Cases;
@@ -33,7 +34,7 @@ fn until(step: usize, config: &TrainConfig, resume: bool) -> Summary {
             stop.store(true, Ordering::Relaxed);
         }
     };
-    run(config, &Options { resume, stop: Some(&stop), on_step: Some(&seen), ..Options::default() }).unwrap()
+    run(config, &Options { resume, stop: Some(&stop), on_step: Some(&seen), ..options() }).unwrap()
 }
 
 fn weights(folder: &Path) -> Vec<u8> {
@@ -55,14 +56,13 @@ fn six_steps_are_three_and_three_for_any_number_of_threads() {
     for precision in ["f32", "bf16"] {
         let change = [("precision", precision)];
         let (straight, config) = fresh(&change);
-        assert_eq!(with_threads(1, || run(&config, &Options::default())).unwrap().steps, 6);
+        assert_eq!(with_threads(1, || run(&config, &options())).unwrap().steps, 6);
 
         let (stopped, config) = fresh(&change);
         let first = with_threads(2, || until(3, &config, false));
         assert_eq!((first.steps, first.stopped), (3, true));
         assert!(first.model.is_none());
-        let second =
-            with_threads(2, || run(&config, &Options { resume: true, ..Options::default() })).unwrap();
+        let second = with_threads(2, || run(&config, &Options { resume: true, ..options() })).unwrap();
         assert_eq!((second.steps, second.stopped), (6, false));
         assert!(weights(straight.path()) == weights(stopped.path()), "weights differ ({precision})");
 
@@ -81,12 +81,12 @@ fn every_kind_of_state_is_continued_from() {
         let change =
             [("optimizer.kind", kind), ("optimizer.momentum", momentum), ("optimizer.min_8bit_size", "1000")];
         let (straight, config) = fresh(&change);
-        run(&config, &Options::default()).unwrap();
+        run(&config, &options()).unwrap();
         let (stopped, mut config) = fresh(&change);
         until(3, &config, false);
         config.optimizer.state = StatePlace::File;
         config.optimizer.state_file = Some(stopped.path().join("run/state.bin"));
-        let second = run(&config, &Options { resume: true, ..Options::default() }).unwrap();
+        let second = run(&config, &Options { resume: true, ..options() }).unwrap();
         assert_eq!((second.steps, second.stopped), (6, false));
         assert!(weights(straight.path()) == weights(stopped.path()), "weights differ ({kind} {momentum})");
         assert!(!stopped.path().join("run/state.bin").exists());
@@ -103,7 +103,7 @@ fn every_kind_of_state_is_continued_from() {
 fn another_kind_of_state_is_refused() {
     let (_folder, config) = fresh(&[("optimizer.kind", "adamw_8bit"), ("optimizer.min_8bit_size", "1000")]);
     until(2, &config, false);
-    let resume = Options { resume: true, ..Options::default() };
+    let resume = Options { resume: true, ..options() };
     let mut kind = config.clone();
     kind.optimizer.kind = Some(OptimizerKind::Adamw);
     let mut size = config.clone();
@@ -117,7 +117,7 @@ fn another_kind_of_state_is_refused() {
     let checkpoints = Checkpoints::new(config.out.join("checkpoints"), 2);
     let load = |section: &OptimizerSection| {
         let cases = Cases::read(&config.data).unwrap();
-        let setup = Setup::new(&config, &cases, &config.out.join("tokenizer.json"), &Device::cpu()).unwrap();
+        let setup = Setup::new(&config, &cases, &config.out.join("tokenizer.json"), device()).unwrap();
         checkpoints.load(&Optimizer::new(setup.trained(), section).unwrap())
     };
     assert_eq!(load(&config.optimizer).unwrap().unwrap().step, 2);
@@ -133,24 +133,24 @@ fn another_kind_of_state_is_refused() {
 #[test]
 fn old_checkpoints_go_and_a_run_is_not_written_over() {
     let (folder, config) = fresh(&[("training.checkpoint_every", "1"), ("training.keep_checkpoints", "2")]);
-    run(&config, &Options::default()).unwrap();
+    run(&config, &options()).unwrap();
     let mut names: Vec<_> = std::fs::read_dir(folder.path().join("run/checkpoints"))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
     assert_eq!(names, ["step-000005", "step-000006"]);
-    let said = run(&config, &Options::default()).unwrap_err().to_string();
+    let said = run(&config, &options()).unwrap_err().to_string();
     assert!(said.contains("--resume"), "{said}");
     // A finished run that is resumed has nothing to do.
-    assert_eq!(run(&config, &Options { resume: true, ..Options::default() }).unwrap().steps, 6);
+    assert_eq!(run(&config, &Options { resume: true, ..options() }).unwrap().steps, 6);
 }
 
 #[test]
 fn another_configuration_or_other_data_are_refused() {
     let (folder, config) = fresh(&[]);
     until(2, &config, false);
-    let resume = Options { resume: true, ..Options::default() };
+    let resume = Options { resume: true, ..options() };
     let mut other = config.clone();
     other.optimizer.lr = 1.0;
     let said = run(&other, &resume).unwrap_err().to_string();

@@ -6,6 +6,7 @@
 //!
 //! A program may also be started with the stand-in's [`folder`] in `LD_LIBRARY_PATH`.
 
+mod again;
 pub mod nvrtc;
 
 use std::ffi::{c_char, c_int};
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use cudarc::driver::{CudaFunction, sys};
+
+pub use again::{How, again};
 
 /// How a block's warps take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

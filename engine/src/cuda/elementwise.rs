@@ -78,6 +78,13 @@ impl Mask {
     }
 }
 
+impl Mask {
+    /// No dropout.
+    pub(super) fn keeps_all(&self) -> bool {
+        self.words[2] == 0 && self.keep == 1.0
+    }
+}
+
 impl Launch<'_> {
     /// The words and the factor of a mask, the last scalars of a kernel.
     pub(super) fn mask(&mut self, mask: &Mask) -> &mut Self {

@@ -7,6 +7,10 @@ use crate::fault::Fault;
 use crate::ops::{Embedding, EmbeddingGrad, ScatterRows};
 use crate::{Input, Kernel, Op, Output, Result};
 
+/// Columns of a block of `embedding_grad`, and its shared memory.
+const GRAD_COLUMNS: usize = 1024;
+const GRAD_SHARED: usize = 1312;
+
 impl Kernel<Embedding> for Cuda {
     fn run(&self, _: &Embedding, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let name = Embedding::NAME;
@@ -34,7 +38,8 @@ impl Kernel<EmbeddingGrad> for Cuda {
         let (dense, grad) = (self.dense(name, ids)?, self.dense(name, g)?);
         let mut k = self.kernel(name, typed(name, y.dtype), name);
         k.output(y).at(dense.address).at(grad.address).status().words(&[count, op.rows, n]);
-        k.fault(Fault::Id { op: name, dims: ids.layout.dims, rows: op.rows }).run_rows(count)
+        k.fault(Fault::Id { op: name, dims: ids.layout.dims, rows: op.rows });
+        k.run([count, n.div_ceil(GRAD_COLUMNS).max(1), 1], [256, 1], GRAD_SHARED)
     }
 }
 

@@ -10,9 +10,9 @@ use crate::ops::{LinearNf4, LinearNf4Grad, LinearNf4Group};
 use crate::{DType, Input, Kernel, Op, Output, Result};
 
 /// Shared memory of the kernels on tensor cores, small and large, and of those for few rows without and with them.
-const MMA_SHARED: [usize; 2] = [22_528, 43_008];
+const MMA_SHARED: [usize; 2] = [30_720, 59_392];
 const GEMV_SHARED: usize = 2048;
-const DECODE_SHARED: usize = 7168;
+const DECODE_SHARED: usize = 36_864;
 /// Columns of a block of a decode kernel.
 const DECODE_COLUMNS: usize = 16;
 /// Most weights of a group that is one launch.
@@ -21,14 +21,14 @@ const MEMBERS: usize = 4;
 const MEMBER: usize = 18;
 
 impl Cuda {
-    /// `y = x·Wᵀ (+ bias) (+ h·bᵀ)` for `x [rows, inner]`; `low` is `h`'s and `b`'s address, and the rank.
+    /// `y = x·Wᵀ (+ bias) (+ h·(scale·B)ᵀ)` for `x [rows, inner]`; `low` is `h`'s address, B, the rank and the scale.
     fn linear_nf4(
         &self,
         op: &'static str,
         x: &Matrix,
         weight: &Packed,
         bias: u64,
-        low: Option<(u64, &Factor, usize)>,
+        low: Option<(u64, &Factor, usize, f32)>,
         y: &Output<'_, Self>,
     ) -> Result<()> {
         let ([rows, inner], outer) = (x.dims, y.layout.dims[1]);
@@ -45,7 +45,9 @@ impl Cuda {
         let mut k = self.kernel("linear_nf4", format!("linear_nf4_{rung}_{dtype}"), op);
         k.output(y).at(x.address).packed(weight).at(bias);
         k.at(low.map_or(0, |low| low.0)).at(low.map_or(0, |low| low.1.address));
-        k.words(&[rows, outer, inner, low.map_or(0, |low| low.2)]).fits(y.layout.count()).fits(rows * inner);
+        let wide = low.is_some_and(|low| low.1.dtype == DType::F32);
+        k.words(&[rows, outer, inner, low.map_or(0, |low| low.2), usize::from(wide)]);
+        k.float(low.map_or(1.0, |low| low.3)).fits(y.layout.count()).fits(rows * inner);
         match rung {
             _ if rows == 0 => Ok(()),
             "decode" => k.run([outer.div_ceil(DECODE_COLUMNS), 1, 1], [256, 1], DECODE_SHARED),
@@ -75,16 +77,15 @@ impl Kernel<LinearNf4> for Cuda {
         let mut low = None;
         if let (Some(term), Some(at)) = (&op.lora, places.a) {
             let (a, h) = (&inputs[at], &outputs[1]);
-            let factor = self.factor(name, a, x.dtype, 1.0, false)?;
-            let f = Matrix { address: factor.address, dims: dims_of(a) };
+            let (factor, rank) = (self.raw_factor(name, a)?, a.layout.dims[0]);
             let h_at = address(h.buffer, h.layout, h.dtype);
-            self.lora_down(name, x.dtype, h_at, &rows, &f, &Mask::new(term.dropout.as_ref()))?;
-            let b = self.factor(name, &inputs[at + 1], x.dtype, term.scale, false)?;
-            low = Some((h_at, b, f.dims[0]));
+            let mask = Mask::new(term.dropout.as_ref());
+            self.lora_down(name, x.dtype, h_at, &rows, (&factor, rank), &mask)?;
+            low = Some((h_at, self.raw_factor(name, &inputs[at + 1])?, rank, term.scale));
         }
         let weight = self.packed(name, &op.format, &inputs[1..=places.weight])?;
         let bias = places.bias.map(|at| self.dense(name, &inputs[at])).transpose()?;
-        let low = low.as_ref().map(|(h, b, rank)| (*h, b, *rank));
+        let low = low.as_ref().map(|(h, b, rank, scale)| (*h, b, *rank, *scale));
         self.linear_nf4(name, &rows, &weight, bias.as_ref().map_or(0, |bias| bias.address), low, y)
     }
 }
@@ -151,11 +152,10 @@ impl Kernel<LinearNf4Grad> for Cuda {
         let mut low = None;
         if let Some(term) = &op.lora {
             let (a, b) = (&inputs[at], &inputs[at + 1]);
-            let [outer, rank] = dims_of(b);
+            let [_, rank] = dims_of(b);
             let factor = self.factor(name, b, dtype, term.scale, true)?;
-            let f = Matrix { address: factor.address, dims: [rank, outer] };
             let buffer = self.temporary(name, rows * rank * dtype.size())?;
-            self.lora_down(name, dtype, buffer.address(), &dy, &f, &none)?;
+            self.lora_down(name, dtype, buffer.address(), &dy, (&factor, rank), &none)?;
             let a = self.factor(name, a, dtype, 1.0, false)?;
             low = Some((Matrix { address: buffer.address(), dims: [rows, rank] }, a, buffer));
         }

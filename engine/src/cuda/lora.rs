@@ -8,9 +8,13 @@ use crate::{DType, Input, Output, Result};
 /// Rows of `x` for each share of an outer product's sum.
 const ROWS_PER_SPLIT: usize = 256;
 
-/// A factor as products take it: of their type, contiguous, maybe scaled or transposed.
+/// Most rows for the kernel that gives each of the rank a block.
+const THIN: usize = 8;
+
+/// A factor as products take it: contiguous, maybe scaled or transposed.
 pub(super) struct Factor {
     pub(super) address: u64,
+    pub(super) dtype: DType,
     _copy: Option<CudaBuffer>,
 }
 
@@ -32,7 +36,7 @@ impl Cuda {
         transposed: bool,
     ) -> Result<Factor> {
         if x.dtype == dtype && scale == 1.0 && !transposed && x.layout.is_contiguous() {
-            return Ok(Factor { address: address(x.buffer, x.layout, x.dtype), _copy: None });
+            return Ok(Factor { address: address(x.buffer, x.layout, x.dtype), dtype, _copy: None });
         }
         let dense = self.dense(op, x)?;
         let (rows, cols, count) = (x.layout.dims[0], x.layout.dims[1], x.layout.count());
@@ -40,21 +44,32 @@ impl Cuda {
         let mut k = self.kernel("lora", format!("lora_factor_{}_{dtype}", x.dtype), op);
         k.buffer(&copy).at(dense.address).words(&[rows, cols, usize::from(transposed)]).float(scale);
         k.run_elements(count)?;
-        Ok(Factor { address: copy.address(), _copy: Some(copy) })
+        Ok(Factor { address: copy.address(), dtype, _copy: Some(copy) })
     }
 
-    /// `y [rows, rank] = dropout(x) · fᵀ` for `x [rows, k]` and `f [rank, k]` of `dtype`.
+    /// `x` as kernels read it that scale and round by themselves: in its own type, f32 or that of the products.
+    pub(super) fn raw_factor(&self, op: &'static str, x: &Input<'_, Self>) -> Result<Factor> {
+        self.factor(op, x, x.dtype, 1.0, false)
+    }
+
+    /// `y [rows, rank] = dropout(x) · fᵀ` for `x [rows, k]` of `dtype` and `f [rank, k]`.
     pub(super) fn lora_down(
         &self,
         op: &'static str,
         dtype: DType,
         y: u64,
         x: &Matrix,
-        f: &Matrix,
+        (f, rank): (&Factor, usize),
         mask: &Mask,
     ) -> Result<()> {
-        let ([rows, inner], rank) = (x.dims, f.dims[0]);
-        let mut k = self.kernel("lora", format!("lora_down_{dtype}"), op);
+        let [rows, inner] = x.dims;
+        let aligned = [x.address, f.address].iter().all(|at| at.is_multiple_of(16));
+        if rows <= THIN && mask.keeps_all() && inner.is_multiple_of(8) && aligned {
+            let mut k = self.kernel("lora", format!("lora_thin_{}_{dtype}", f.dtype), op);
+            k.at(y).at(x.address).at(f.address).words(&[rows, inner, rank]);
+            return if rows == 0 { Ok(()) } else { k.run([rank, 1, 1], [256, 1], 256) };
+        }
+        let mut k = self.kernel("lora", format!("lora_down_{}_{dtype}", f.dtype), op);
         k.at(y).at(x.address).at(f.address).words(&[rows, inner, rank]).mask(mask);
         k.run([rows.div_ceil(16), rank.div_ceil(16), 1], [256, 1], 8192)
     }

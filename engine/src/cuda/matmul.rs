@@ -1,3 +1,5 @@
+use std::sync::OnceLock;
+
 use super::Cuda;
 use super::launch::{Launch, address};
 use super::view::View;
@@ -12,6 +14,11 @@ pub(super) const THIN: usize = 8;
 /// Shared memory of the kernels without tensor cores; of those with, the small and the large.
 const TILE_SHARED: usize = 16_640;
 const MMA_SHARED: [usize; 2] = [30_720, 61_440];
+/// Of those for warpgroups, by their columns: `cuda/matmul_wgmma.cu`.
+const WARPGROUPS: [(&str, usize, usize); 2] = [("wide", 256, 196_608), ("wgmma", 128, 131_072)];
+/// Set to `1`, products run on warpgroups where the device has them: until hardware has confirmed what the emulator takes from the
+/// documentation.
+const WGMMA: &str = "ROENTGEN_CUDA_WGMMA";
 
 /// A matrix `[rows, cols]` of a stack.
 struct Matrix {
@@ -81,6 +88,24 @@ impl Cuda {
     }
 }
 
+impl Cuda {
+    /// The rung for warpgroups of `[batch, m, n]`, its grid and shared memory: the widest that fills the device.
+    fn warpgroups(&self, [batch, m, n]: [usize; 3]) -> Option<(&'static str, [usize; 3], usize)> {
+        static ASKED: OnceLock<bool> = OnceLock::new();
+        let asked = *ASKED.get_or_init(|| std::env::var_os(WGMMA).is_some_and(|v| v == "1"));
+        if !asked || self.facts.capability[0] != 9 || m <= TILE {
+            return None;
+        }
+        let rungs = WARPGROUPS.iter().map(|&(rung, columns, shared)| {
+            (rung, [n.div_ceil(columns), m.div_ceil(LARGE_TILE), batch], shared, columns)
+        });
+        rungs
+            .filter(|(_, _, _, columns)| n > columns / 2)
+            .map(|(rung, grid, shared, _)| (rung, grid, shared))
+            .find(|(_, grid, _)| grid.iter().product::<usize>() >= self.facts.multiprocessors as usize)
+    }
+}
+
 impl Launch<'_> {
     /// A product on tensor cores, with so much shared memory in the small and the large kernel.
     pub(super) fn run_tiles(&mut self, tiles: &Tiles, shared: [usize; 2]) -> Result<()> {
@@ -116,16 +141,19 @@ impl Kernel<MatMul> for Cuda {
         let thin = m <= THIN && a.col == 1 && b.row == 1 && a.wide(a.row, k) && b.wide(b.col, k);
         let fragments = a.fragments().zip(b.fragments()).filter(|_| x.dtype == DType::BF16);
         let tiles = self.tiles([batch, m, n]);
+        let warpgroups = fragments.and_then(|_| self.warpgroups([batch, m, n]));
         let types = format!("{}_{}", x.dtype, y.dtype);
         let (entry, strides) = match fragments {
             _ if thin => (format!("matmul_gemv_{types}"), vec![a.row, b.col]),
             Some(((a_way, lda), (b_way, ldb))) => {
-                let rung = if tiles.large { "large" } else { "mma" };
+                let simple = if tiles.large { "large" } else { "mma" };
+                let rung = warpgroups.map_or(simple, |(rung, ..)| rung);
                 (format!("matmul_{rung}_{a_way}{b_way}_{}", y.dtype), vec![lda, ldb])
             }
             None => (format!("matmul_tile_{types}"), vec![a.row, a.col, b.row, b.col]),
         };
-        let mut launch = self.kernel(name, entry, name);
+        let source = if warpgroups.is_some() && !thin { "matmul_wgmma" } else { name };
+        let mut launch = self.kernel(source, entry, name);
         launch.output(y).at(a.address).at(b.address).at(bias.as_ref().map_or(0, |bias| bias.address));
         for stack in [&a.stack, &b.stack] {
             launch.layout(&View::of(stack.iter().copied()).words());
@@ -135,7 +163,9 @@ impl Kernel<MatMul> for Cuda {
         if thin {
             return launch.run([n.div_ceil(4), batch, 1], [128, 1], 0);
         }
-        if fragments.is_some() {
+        if let Some((_, grid, shared)) = warpgroups {
+            launch.run(grid, [256, 1], shared)
+        } else if fragments.is_some() {
             launch.run_tiles(&tiles, MMA_SHARED)
         } else {
             launch.run_simple([batch, m, n])

@@ -44,6 +44,7 @@ pub(super) const SOURCES: &[(&str, &str)] = sources![
     "linear_nf4_group",
     "lora",
     "matmul",
+    "matmul_wgmma",
     "quantize_blockwise",
     "reduce",
     "rms_norm",
@@ -79,6 +80,7 @@ pub(super) const HEADERS: &[(&str, &str)] = headers![
     "tile",
     "trigonometry",
     "types",
+    "warpgroup",
 ];
 
 #[cfg(test)]

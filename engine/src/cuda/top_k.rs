@@ -5,6 +5,13 @@ use super::cast::typed;
 use crate::ops::{Argmax, TopK};
 use crate::{Input, Kernel, Layout, Op, Output, Result};
 
+/// Elements of a row that a block of `top_k_split` takes, and most of k for it: each costs every block a meeting of its threads.
+const SHARE: usize = 2048;
+const MOST: usize = 256;
+
+/// Rows of which `argmax` takes all the threads that a block has.
+const LONG: usize = 8192;
+
 /// Rows and row length of a view with at least one dimension.
 pub(super) fn rows_of(layout: &Layout) -> [usize; 2] {
     let last = layout.dims.len() - 1;
@@ -16,7 +23,8 @@ impl Kernel<Argmax> for Cuda {
         let x = &inputs[0];
         let [rows, n] = rows_of(x.layout);
         let mut k = self.kernel(Argmax::NAME, typed(Argmax::NAME, x.dtype), Argmax::NAME);
-        k.output(&outputs[0]).rows(x).word(n).run_rows(rows)
+        let threads = if n >= LONG { 1024 } else { 256 };
+        k.output(&outputs[0]).rows(x).word(n).run([rows, 1, 1], [threads, 1], 256)
     }
 }
 
@@ -27,7 +35,19 @@ impl Kernel<TopK> for Cuda {
         if op.k == 0 {
             return Ok(());
         }
-        let mut k = self.kernel(TopK::NAME, typed(TopK::NAME, x.dtype), TopK::NAME);
+        let name = TopK::NAME;
+        let parts = n.div_ceil(SHARE);
+        if parts > 1 && op.k <= MOST && rows < 1 << 16 {
+            let candidates = rows * parts * op.k * 4;
+            let (keys, places) = (self.temporary(name, candidates)?, self.temporary(name, candidates)?);
+            let mut k = self.kernel(name, format!("top_k_split_{}", x.dtype), name);
+            k.buffer(&keys).buffer(&places).rows(x).words(&[n, op.k]);
+            k.run([parts, rows, 1], [256, 1], 256)?;
+            let mut k = self.kernel(name, format!("top_k_merge_{}", x.dtype), name);
+            k.output(&outputs[0]).output(&outputs[1]).rows(x).buffer(&keys).buffer(&places);
+            return k.words(&[parts * op.k, op.k]).run_rows(rows);
+        }
+        let mut k = self.kernel(name, typed(name, x.dtype), name);
         k.output(&outputs[0]).output(&outputs[1]).rows(x).words(&[n, op.k]).run_rows(rows)
     }
 }

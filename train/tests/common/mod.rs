@@ -7,7 +7,8 @@ pub(crate) mod qlora;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use train::TrainConfig;
+use roentgen_oracle::gpu::device;
+use train::{Options, TrainConfig};
 
 const CONFIG: &str = r#"
 out = "run"
@@ -54,6 +55,11 @@ batch_size = 2
 accumulation = 2
 epochs = 6
 "#;
+
+/// A run on the tests' device.
+pub(crate) fn options() -> Options<'static> {
+    Options { device: Some(device()), ..Options::default() }
+}
 
 /// Writes images and rows into `folder`.
 pub(crate) fn data(folder: &Path) {

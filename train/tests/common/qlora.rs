@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use engine::cpu::threads::set_threads;
 use engine::{Device, Tensor, no_grad};
+use roentgen_oracle::gpu::device;
 use train::data::Cases;
 use train::export::export;
 use train::metrics::StepRecord;
@@ -85,14 +86,14 @@ impl Tiny {
     }
 
     pub(crate) fn run(&self) -> Summary {
-        run(&self.config, &Options::default()).unwrap()
+        run(&self.config, &super::options()).unwrap()
     }
 
     /// The whole run, and each step of it.
     pub(crate) fn steps(&self) -> (Summary, Vec<StepRecord>) {
         let steps = std::cell::RefCell::new(Vec::new());
         let seen = |record: &StepRecord| steps.borrow_mut().push(record.clone());
-        let summary = run(&self.config, &Options { on_step: Some(&seen), ..Options::default() }).unwrap();
+        let summary = run(&self.config, &Options { on_step: Some(&seen), ..super::options() }).unwrap();
         (summary, steps.into_inner())
     }
 
@@ -104,7 +105,7 @@ impl Tiny {
     /// What the run starts from.
     pub(crate) fn setup(&self) -> Setup {
         let cases = Cases::read(&self.config.data).unwrap();
-        Setup::new(&self.config, &cases, &self.path("none"), &Device::cpu()).unwrap()
+        Setup::new(&self.config, &cases, &self.path("none"), device()).unwrap()
     }
 }
 

@@ -192,25 +192,55 @@ void Block::release_barrier() {
     }
 }
 
-void Block::copy_async(char* to, const char* from, bool zero) {
+void Block::copy_async(char* to, const char* from, uint32_t bytes, bool zero) {
+    writers[static_cast<size_t>(to - shared) / 16] = {current->linear + 1, current->issued++};
     if (launch->schedule.copies == Copies::eager) {
-        zero ? std::memset(to, 0, 16) : std::memcpy(to, from, 16);
+        zero ? std::memset(to, 0, bytes) : std::memcpy(to, from, bytes);
         return;
     }
     // From now until the wait the bytes are nobody's to read.
-    std::memset(to, POISON, 16);
-    current->copies.push_back({to, from, zero, current->committed});
+    std::memset(to, POISON, bytes);
+    current->copies.push_back({to, from, bytes, zero, current->committed});
 }
 
-void Block::commit_copies() { current->committed++; }
+void Block::commit_copies() {
+    current->committed++;
+    current->issued_at.push_back(current->issued);
+}
+
+void Block::fence_proxy() { current->fenced = current->complete; }
+
+const char* Block::shared_for_products(uint32_t address, const char* what, Where where) {
+    const char* at = shared_at(address, 16, 16, what, where);
+    Writer writer = writers[static_cast<size_t>(at - shared) / 16];
+    if (writer.thread != 0 && writer.number >= threads[writer.thread - 1].fenced) {
+        fail(Error::launch_failed,
+             format("wgmma at %s: %s at byte %td of shared memory was copied by %s, and no proxy_fence followed its wait", show(where).c_str(), what,
+                    at - shared, name_of(threads[writer.thread - 1]).c_str()));
+    }
+    return at;
+}
+
+void Block::same_product(const Pending& product) {
+    Warp& warp = own_warp();
+    uint32_t number = warp_number();
+    if ((number / 4 + 1) * 4 > warps.size()) fail(Error::launch_failed, format("wgmma at %s: fewer than four warps", show(product.where).c_str()));
+    std::vector<Pending>& all = products[number / 4];
+    if (warp.products == all.size()) all.push_back(product);
+    const Pending& first = all[warp.products++];
+    if (first.a != product.a || first.b != product.b || !(first.where == product.where)) {
+        fail(Error::launch_failed, format("wgmma at %s: the warps of a warpgroup have different operands", show(product.where).c_str()));
+    }
+}
 
 void Block::wait_copies(uint32_t groups) {
+    if (current->committed > groups) current->complete = current->issued_at[current->committed - groups - 1];
     std::vector<Copy>& copies = current->copies;
     size_t done = 0;
     // Groups are numbered in order; those below `committed - groups` must be complete.
     while (done < copies.size() && copies[done].group + groups < current->committed) {
         const Copy& copy = copies[done++];
-        copy.zero ? std::memset(copy.to, 0, 16) : std::memcpy(copy.to, copy.from, 16);
+        copy.zero ? std::memset(copy.to, 0, copy.bytes) : std::memcpy(copy.to, copy.from, copy.bytes);
     }
     copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));
 }
@@ -329,6 +359,8 @@ Failure Block::run(const Launch& what, Dim3 where, uint64_t number) {
     prepare_shared();
     if (threads.size() < thread_count) threads.resize(thread_count);
     warps.assign((thread_count + WARP - 1) / WARP, Warp{});
+    products.assign((warps.size() + 3) / 4, {});
+    writers.assign((what.shared_bytes + 15) / 16, Writer{0, 0});
     for (uint32_t t = 0; t < thread_count; t++) {
         Thread& thread = threads[t];
         if (!thread.fiber) thread.fiber = std::make_unique<Fiber>();
@@ -337,6 +369,8 @@ Failure Block::run(const Launch& what, Dim3 where, uint64_t number) {
         thread.state = State::ready;
         thread.copies.clear();
         thread.committed = 0;
+        thread.issued = thread.complete = thread.fenced = 0;
+        thread.issued_at.clear();
         thread.fiber->prepare(&Block::enter, this);
         warps[t / WARP].live |= 1u << t % WARP;
     }

@@ -41,8 +41,24 @@ enum class State : uint8_t { ready, in_warp_operation, at_barrier, exited };
 struct Copy {
     char* to;
     const char* from;
+    uint32_t bytes;  // 16 or 8
     bool zero;       // fill with zeros instead: a row beyond the matrix
     uint32_t group;  // the group that `cp_async_commit` closed over it
+};
+
+// A product of a warpgroup that has been issued (warpgroup.h): one warp's part of it.
+struct Pending {
+    uint64_t a, b;
+    bool a_across, b_across;
+    uint32_t group;  // the group that `wgmma_commit` closed over it
+    Where where;
+    float* sums[WARP];
+};
+
+// Registers that products under way add to, and what will stand in them.
+struct Held {
+    float* sums[WARP];
+    std::vector<float> values;
 };
 
 struct Thread {
@@ -53,6 +69,9 @@ struct Thread {
     const char* what = "";    // its name
     std::vector<Copy> copies; // issued, not yet visible (lazy)
     uint32_t committed = 0;   // groups closed so far
+    // Copies issued, those issued when each group was closed, those waited for, and those that a `proxy_fence` followed.
+    uint32_t issued = 0, complete = 0, fenced = 0;
+    std::vector<uint32_t> issued_at;
     std::unique_ptr<Fiber> fiber;
 };
 
@@ -63,6 +82,10 @@ struct Warp {
     const Operation* operation = nullptr;
     Where where;
     void* operands[WARP] = {};
+    std::vector<Pending> pending;
+    std::vector<Held> held;
+    uint32_t product_groups = 0, products = 0;
+    bool ordered = false;  // a `wgmma_fence` since the last wait
 };
 
 // What a launch asks for; the same for all its blocks.
@@ -87,12 +110,19 @@ public:
     // What threads call; `current` is the thread whose fiber runs.
     void operate(const Operation& operation, void* operand, Where where);
     void barrier(Where where);
-    void copy_async(char* to, const char* from, bool zero);
+    void copy_async(char* to, const char* from, uint32_t bytes, bool zero);
     void commit_copies();
     void wait_copies(uint32_t groups);
+    void fence_proxy();
     [[noreturn]] void fail(Error error, const std::string& message);
 
     char* shared_at(uint32_t address, uint32_t bytes, uint32_t alignment, const char* operation, Where where);
+    // 16 bytes that a warpgroup's product reads: it does not see copies that no `proxy_fence` followed.
+    const char* shared_for_products(uint32_t address, const char* what, Where where);
+    // A warp's next product must be that of the other warps of its warpgroup.
+    void same_product(const Pending& product);
+    Warp& own_warp() { return warp_of(*current); }
+    uint32_t warp_number() const { return current->linear / WARP; }
     // Where a faulting address lies, and who waits where.
     std::string describe(uintptr_t address) const;
     std::string waiting() const;
@@ -119,6 +149,13 @@ private:
 
     std::vector<Thread> threads;  // grows to the largest block so far
     std::vector<Warp> warps;
+    // The products of each warpgroup, in order.
+    std::vector<std::vector<Pending>> products;
+    // Of each 16 bytes of shared memory the copy that last wrote it: its thread plus 1, and its number among that thread's copies.
+    struct Writer {
+        uint32_t thread, number;
+    };
+    std::vector<Writer> writers;
     uint32_t thread_count = 0;
     uint32_t alive = 0;
     uint32_t at_barrier = 0;

@@ -6,3 +6,4 @@ mod graphs;
 mod kernels;
 mod sanitized;
 mod session;
+mod warpgroup;

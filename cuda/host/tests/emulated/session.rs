@@ -111,6 +111,11 @@ impl Session {
         found.unwrap_or_else(|| panic!("no kernel {name}"))
     }
 
+    /// Whether this device has the kernel.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.modules.iter().any(|module| module.load_function(name).is_ok())
+    }
+
     pub(crate) fn upload<T: DeviceRepr>(&self, values: &[T]) -> CudaSlice<T> {
         self.stream.clone_htod(values).expect("an upload")
     }

@@ -41,8 +41,14 @@ fn factor(session: &Session, f: &On, dtype: DType, transposed: bool, scale: f32)
 /// dropout(x) · fᵀ
 fn down(session: &Session, y: &On, x: &On, f: &On, drop: Option<Dropout>) {
     let (rows, k, rank) = (x.dims()[0], x.dims()[1], f.dims()[0]);
-    let call = session.call(format!("lora_down_{}", x.name())).pointers(&[y, x, f]).sizes(&[rows, k, rank]);
-    dropout(call, drop).launch([rows.div_ceil(16), rank.div_ceil(16), 1], [256, 1], 8192);
+    let call = |kind: &str| {
+        let call = session.call(format!("lora_{kind}_{}_{}", f.name(), x.name())).pointers(&[y, x, f]);
+        call.sizes(&[rows, k, rank])
+    };
+    if rows <= 8 && drop.is_none() && k.is_multiple_of(8) {
+        return call("thin").launch([rank, 1, 1], [256, 1], 256);
+    }
+    dropout(call("down"), drop).launch([rows.div_ceil(16), rank.div_ceil(16), 1], [256, 1], 8192);
 }
 
 /// y = scale · leftᵀ · dropout(right), maybe transposed.
@@ -64,7 +70,7 @@ fn outer(
     call.word(u32::from(transposed)).float(scale).over(rank * n);
 }
 
-/// y = x · Wᵀ (+ bias) (+ h · bᵀ)
+/// y = x · Wᵀ (+ bias) (+ h · (scale · B)ᵀ)
 fn product(
     session: &Session,
     rung: Rung,
@@ -72,7 +78,7 @@ fn product(
     x: &On,
     (format, parts): (&BlockFormat, &[On]),
     bias: Option<&On>,
-    lora: Option<(&On, &On)>,
+    lora: Option<(&On, &On, f32)>,
 ) {
     let (rows, inner, outer) = (x.dims()[0], x.dims()[1], y.dims()[1]);
     let table = table(session, format.codebook);
@@ -89,12 +95,14 @@ fn product(
         .optional(lora.map(|l| l.0))
         .optional(lora.map(|l| l.1));
     let call = call.blocks(format).sizes(&[rows, outer, inner, lora.map_or(0, |l| l.0.dims()[1])]);
+    let wide = lora.is_some_and(|l| l.1.dtype == DType::F32);
+    let call = call.word(u32::from(wide)).float(lora.map_or(1.0, |l| l.2));
     match rung {
         Rung::Tile => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640),
         Rung::Gemv => call.launch([outer.div_ceil(4), 1, 1], [128, 1], 2048),
-        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 7168),
-        Rung::Gemm => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
-        Rung::Large => call.launch([outer.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
+        Rung::Decode => call.launch([outer.div_ceil(16), 1, 1], [256, 1], 36_864),
+        Rung::Gemm => call.launch([outer.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 30_720),
+        Rung::Large => call.launch([outer.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 59_392),
     }
 }
 
@@ -107,11 +115,11 @@ fn forward(session: &Session, application: &Application, rung: Rung) -> Vec<Tens
     let bias = op.bias.then(|| session.dense(&inputs[1 + parts]));
     let at = 1 + parts + usize::from(op.bias);
     let b = op.lora.map(|term| {
-        let a = factor(session, &inputs[at], x.dtype, false, 1.0);
+        let a = session.dense(&inputs[at]);
         down(session, &outputs[1], &x, &a, term.dropout);
-        factor(session, &inputs[at + 1], x.dtype, false, term.scale)
+        (session.dense(&inputs[at + 1]), term.scale)
     });
-    let lora = b.as_ref().map(|b| (&outputs[1], b));
+    let lora = b.as_ref().map(|(b, scale)| (&outputs[1], b, *scale));
     product(session, rung, &outputs[0], &x, (&op.format, &inputs[1..=parts]), bias.as_ref(), lora);
     session.back_all(&outputs)
 }
@@ -149,8 +157,8 @@ fn backward(session: &Session, application: &Application, rung: Rung) -> Vec<Ten
             Rung::Tile | Rung::Gemv | Rung::Decode => {
                 call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [256, 1], 16_640);
             }
-            Rung::Gemm => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 22_528),
-            Rung::Large => call.launch([inner.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 43_008),
+            Rung::Gemm => call.launch([inner.div_ceil(64), rows.div_ceil(64), 1], [128, 1], 30_720),
+            Rung::Large => call.launch([inner.div_ceil(128), rows.div_ceil(128), 1], [256, 1], 59_392),
         }
     }
     if let (true, Some((u, _, term))) = (op.factors, &low) {
@@ -354,7 +362,7 @@ fn several_weights_in_one_launch() {
             }
             let call = session.call("linear_nf4_group_decode_bf16").pointers(&[&x]).group(&group);
             let call = call.sizes(&[op.weights.len(), x.dims()[0], x.dims()[1]]);
-            call.launch([blocks, 1, 1], [256, 1], 7168);
+            call.launch([blocks, 1, 1], [256, 1], 36_864);
             session.back_all(&outputs)
         },
     );

@@ -25,6 +25,8 @@ enum Rung {
     Gemv,
     Mma,
     Large,
+    Wgmma,
+    Wide,
 }
 
 fn matmul(session: &Session, application: &Application, rung: Rung) -> Vec<Tensor> {
@@ -46,6 +48,8 @@ fn matmul(session: &Session, application: &Application, rung: Rung) -> Vec<Tenso
         Rung::Gemv => format!("matmul_gemv_{}_{}", a.name(), y.name()),
         Rung::Mma => format!("matmul_mma_{orders}_{}", y.name()),
         Rung::Large => format!("matmul_large_{orders}_{}", y.name()),
+        Rung::Wgmma => format!("matmul_wgmma_{orders}_{}", y.name()),
+        Rung::Wide => format!("matmul_wide_{orders}_{}", y.name()),
     };
     let call = session.call(name).pointers(&[&y, a, b]).optional(bias.as_ref());
     let call = call.view_of(a_batch).view_of(b_batch).sizes(&[batch, m, n, k]);
@@ -59,6 +63,11 @@ fn matmul(session: &Session, application: &Application, rung: Rung) -> Vec<Tenso
         Rung::Gemv => call.word(a_row).word(b_col).launch([n.div_ceil(4), batch, 1], [128, 1], 0),
         Rung::Mma => call.word(lda).word(ldb).launch(tiles(64), [128, 1], 30_720),
         Rung::Large => call.word(lda).word(ldb).launch(tiles(128), [256, 1], 61_440),
+        Rung::Wgmma => call.word(lda).word(ldb).launch(tiles(128), [256, 1], 131_072),
+        Rung::Wide => {
+            let grid = [n.div_ceil(256), m.div_ceil(128), batch];
+            call.word(lda).word(ldb).launch(grid, [256, 1], 196_608);
+        }
     }
     vec![session.back(&y)]
 }
@@ -128,4 +137,27 @@ fn matrix_units() {
     let large = (0..8).map(|seed| (tensor_cores(seed, &[60, 131]), Rung::Large));
     let cases: Vec<_> = small.chain(large).collect();
     hold(&cases, |session, application, rung| matmul(session, application, *rung));
+}
+
+/// Hopper's: all orders, fewer and more steps of 64 than there are stages, and sizes that fill no tile.
+#[test]
+fn warpgroups() {
+    let one = (0..8).map(|seed| (tensor_cores(seed, &[60, 131]), Rung::Wgmma));
+    let wide = (0..8).map(|seed| (tensor_cores(seed + 8, &[60, 261]), Rung::Wide));
+    let long = (0..4).map(|seed| (deep(seed), if seed % 2 == 0 { Rung::Wgmma } else { Rung::Wide }));
+    let cases: Vec<_> = one.chain(wide).chain(long).collect();
+    hold(&cases, |session, application, rung| {
+        if session.has("matmul_wgmma_nt_f32") {
+            return matmul(session, application, *rung);
+        }
+        // A GPU of another generation.
+        matmul(session, application, Rung::Large)
+    });
+}
+
+/// K of seven steps and a rest.
+fn deep(seed: u64) -> Application {
+    let d = &mut Draw::new(seed);
+    let (a, b) = (d.dense(&[1, 70, 456], DType::BF16), d.dense(&[1, 40, 456], DType::BF16));
+    product(&a, &b.t().unwrap(), None, DType::F32)
 }

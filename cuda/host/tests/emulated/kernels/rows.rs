@@ -170,7 +170,8 @@ fn argmax() {
             let (rows, n) = inputs[0].rows();
             let call =
                 session.call(format!("argmax_{}", inputs[0].name())).pointers(&[&outputs[0], &inputs[0]]);
-            call.rows(&inputs[0]).size(n).per_row(rows);
+            let threads = if n == 700 { 1024 } else { 256 };
+            call.rows(&inputs[0]).size(n).launch([rows, 1, 1], [threads, 1], 256);
             session.back_all(&outputs)
         },
     );
@@ -194,6 +195,33 @@ fn top_k() {
                 .rows(&inputs[0])
                 .sizes(&[n, k])
                 .per_row(rows);
+            session.back_all(&outputs)
+        },
+    );
+}
+
+/// Rows of several shares, the last one short.
+#[test]
+fn top_k_in_parts() {
+    property(
+        CASES,
+        |d| {
+            let (dims, dtype) = ([d.between(1, 2), d.of(&[2049, 4103, 6000])], d.float());
+            let x = choices(d, &dims, dtype);
+            captured(TopK::NAME, || x.top_k(d.between(1, 20)))
+        },
+        |session, application| {
+            let (inputs, outputs) = (session.inputs(application), session.outputs(application));
+            let (rows, n) = inputs[0].rows();
+            let k = application.op::<TopK>().expect("top_k").k;
+            let parts = n.div_ceil(2048);
+            let [keys, places] = [0; 2].map(|_| session.output(&[rows, parts, k], DType::U32));
+            let call = session.call(format!("top_k_split_{}", inputs[0].name()));
+            let call = call.pointers(&[&keys, &places, &inputs[0]]).rows(&inputs[0]).sizes(&[n, k]);
+            call.launch([parts, rows, 1], [256, 1], 256);
+            let call = session.call(format!("top_k_merge_{}", inputs[0].name()));
+            let call = call.pointers(&[&outputs[0], &outputs[1], &inputs[0], &keys, &places]);
+            call.rows(&inputs[0]).sizes(&[parts * k, k]).per_row(rows);
             session.back_all(&outputs)
         },
     );

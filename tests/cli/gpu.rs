@@ -1,4 +1,4 @@
-//! Every command on a GPU.
+//! Every command on a GPU: wgpu's, and in `cuda.rs` again on CUDA's.
 
 use std::path::Path;
 
@@ -65,7 +65,8 @@ fn training_scoring_and_measuring() {
     let summary = roentgen(["train", &config, "--json", "--device", &gpu]).ok().json();
     assert_eq!(summary["steps"], 4);
     let environment = std::fs::read_to_string(folder.path().join("run/environment.json")).unwrap();
-    assert!(environment.contains("\"device\": \"wgpu: "), "{environment}");
+    let backend = gpu.split(':').next().unwrap();
+    assert!(environment.contains(&format!("\"device\": \"{backend}: ")), "{environment}");
 
     let tiny = Tiny::new();
     let args = [
@@ -82,7 +83,7 @@ fn training_scoring_and_measuring() {
         "2",
     ];
     let text = roentgen(args.iter().chain(&["--repeats", "1", "--device", &gpu])).ok().stdout;
-    assert!(text.contains("prefill 16") && text.contains("on wgpu: "), "{text}");
+    assert!(text.contains("prefill 16") && text.contains(&format!("on {backend}: ")), "{text}");
     let args = ["bench", "op", "matmul", "--shape", "48x32,32x40", "--dtype", "f32", "--seconds", "0.05"];
     let text = roentgen(args.iter().chain(&["--device", &gpu])).ok().stdout;
     assert!(text.contains("matmul"), "{text}");
@@ -99,7 +100,8 @@ fn a_profile_has_the_devices_times() {
     roentgen(args.iter().chain(&["--device", &gpu])).ok();
     let json = std::fs::read_to_string(Path::new(&out).join("profile.json")).unwrap();
     let offers = roentgen(["devices", "--json"]).ok().json();
-    let timestamps = offers["wgpu"].as_array().unwrap().iter().any(|g| g["timestamps"] == true);
+    let timestamps =
+        gpu == "cuda" || offers["wgpu"].as_array().unwrap().iter().any(|g| g["timestamps"] == true);
     assert_eq!(json.contains("its own clock"), timestamps, "{json}");
 }
 

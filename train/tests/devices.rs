@@ -1,4 +1,4 @@
-//! Training on a GPU: the processor's loss curve, its checkpoints, and a device that runs out of memory.
+//! Training on a GPU, wgpu's and CUDA's: the processor's loss curve, its checkpoints, and a device that runs out of memory.
 
 mod common;
 
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::qlora::{Tiny, adapter};
+use cuda_host::{How, again};
 use engine::{Device, Wgpu};
 use roentgen_oracle::gpu;
 use serde_json::{Value, json};
@@ -116,12 +117,14 @@ fn the_demonstration_models_losses_follow_the_processors() {
 #[test]
 fn a_run_goes_on_where_the_other_device_stopped() {
     let Some(gpu) = gpu::gpu() else { return };
-    let tiny = || Tiny::new(&[("precision", "f32")]);
+    // The emulator needs seconds for each step.
+    let (epochs, half) = if gpu.backend::<Wgpu>().is_some() { ("3", 3) } else { ("1", 1) };
+    let tiny = || Tiny::new(&[("precision", "f32"), ("training.epochs", epochs)]);
     let whole = tiny();
     let (theirs, _) = losses(&whole.config, &Device::cpu(), false, usize::MAX);
     for order in [[&Device::cpu(), &gpu], [&gpu, &Device::cpu()]] {
         let moved = tiny();
-        let (mut ours, summary) = losses(&moved.config, order[0], false, 3);
+        let (mut ours, summary) = losses(&moved.config, order[0], false, half);
         assert!(summary.stopped);
         let (rest, summary) = losses(&moved.config, order[1], true, usize::MAX);
         assert!(!summary.stopped);
@@ -208,4 +211,10 @@ fn a_full_device_is_an_error_that_a_run_survives() {
     let (rest, summary) = losses(&disturbed.config, &gpu, true, usize::MAX);
     assert!(!summary.stopped && !rest.is_empty());
     assert!(adapter(&straight.config.out) == adapter(&disturbed.config.out));
+}
+
+/// A run moves between the processor and the stand-in for CUDA's driver.
+#[test]
+fn on_cuda() {
+    again(&["a_run_goes_on_where_the_other_device_stopped"], How::SCHEDULES[1]);
 }
