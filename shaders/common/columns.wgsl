@@ -51,7 +51,7 @@ fn keep_sum(here: Invocation, row: u32, each: u32, v: f32) {
     for (var d = 1u; d < LANES; d *= 2u) {
         // Beyond the subgroup there is nobody to ask.
         let within = d < span(here);
-        let other = subgroupShuffleXor(sum, select(0u, d * STEP, within));
+        let other = subgroupShuffle(sum, select(here.lane, here.lane ^ (d * STEP), within));
         sum += select(0.0, other, within);
     }
     #end

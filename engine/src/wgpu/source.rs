@@ -338,7 +338,7 @@ impl Assembly<'_> {
             "include" => self.file(rest.trim_matches('"').trim_end_matches(".wgsl")),
             "const" => self.constant(rest),
             "enable" => {
-                self.enables.push_str(&format!("enable {rest};\n"));
+                self.enables = format!("{}enable {rest};\n", self.enables);
                 Ok(())
             }
             "params" => {
