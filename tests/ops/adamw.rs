@@ -143,7 +143,7 @@ fn a_list_is_each_alone() {
         for [p, m, v, g] in &alone {
             Tensor::adamw_step(p, m, v, g, &op).unwrap();
         }
-        let list: Vec<[&Tensor; 4]> = together.iter().map(|all| all.each_ref()).collect();
+        let list: Vec<[&Tensor; 4]> = together.iter().map(<[Tensor; 4]>::each_ref).collect();
         Tensor::adamw_steps(&list, &op).unwrap();
         for (i, (one, two)) in alone.iter().flatten().zip(together.iter().flatten()).enumerate() {
             assert!(one.to_bytes().unwrap() == two.to_bytes().unwrap(), "{device}: tensor {i}");
@@ -151,7 +151,7 @@ fn a_list_is_each_alone() {
         if let Some(cuda) = device.backend::<Cuda>() {
             let zeros = || Tensor::zeros(&[9], DType::F32, &device).unwrap();
             let all: Vec<[Tensor; 4]> = (0..300).map(|_| [zeros(), zeros(), zeros(), zeros()]).collect();
-            let list: Vec<[&Tensor; 4]> = all.iter().map(|all| all.each_ref()).collect();
+            let list: Vec<[&Tensor; 4]> = all.iter().map(<[Tensor; 4]>::each_ref).collect();
             let before = cuda.launches();
             Tensor::adamw_steps(&list, &op).unwrap();
             assert_eq!(cuda.launches() - before, 1);

@@ -27,7 +27,7 @@ pub enum Burst {
         /// Of how many sums; divides the elements.
         sums: usize,
     },
-    /// The triad of `STREAM` (McCalpin 1995): `y = x + 3·c`.
+    /// The triad of `STREAM` (`McCalpin` 1995): `y = x + 3·c`.
     Triad,
 }
 

@@ -305,13 +305,12 @@ impl<'a> Launch<'a> {
         let mut stream = gpu.stream.lock().unwrap();
         stream.alive(|| self.text())?;
         let key = self.key();
-        let Launched { kernel, group } = match gpu.recorded.find(&key) {
-            Some(launched) => launched,
-            None => {
-                let launched = self.record(&stream)?;
-                gpu.recorded.keep(key, launched.clone());
-                launched
-            }
+        let Launched { kernel, group } = if let Some(launched) = gpu.recorded.find(&key) {
+            launched
+        } else {
+            let launched = self.record(&stream)?;
+            gpu.recorded.keep(key, launched.clone());
+            launched
         };
         for &(at, fault) in &self.faults {
             let number = stream.watch(fault);

@@ -42,8 +42,11 @@ pub(super) struct Pipelines {
     /// What the driver made of kernels, and the file that keeps it from one process to the next.
     disk: Option<(wgpu::PipelineCache, PathBuf)>,
     /// Files with the kernels of the models that were loaded, and what they held.
-    known: Mutex<Vec<(PathBuf, Vec<(u32, Named)>)>>,
+    known: Mutex<Vec<(PathBuf, Known)>>,
 }
+
+/// Kernels, each with the number of processes since it was needed.
+type Known = Vec<(u32, Named)>;
 
 /// `$XDG_CACHE_HOME/roentgen`, or `~/.cache/roentgen`.
 fn folder() -> Option<PathBuf> {
