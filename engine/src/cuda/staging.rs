@@ -2,7 +2,7 @@
 //! fills or empties the next part.
 //!
 //! Uploads go in the stream of the kernels, not in one of their own with events between the two: while weights are loaded the host is what everything
-//! waits for. It fills parts at the speed of its memory, by one thread, at most at a third of what a PCIe link of the fifth generation carries; the device copies one in
+//! waits for. It fills parts at the speed of its memory, by one thread, at most at a third of what a `PCIe` link of the fifth generation carries; the device copies one in
 //! less time than the host needs for the next, and the kernels between (a conversion, a quantisation) run at a hundred times that speed, in
 //! the time that is left. A second stream would pay for its events and wait for the same host.
 

@@ -46,9 +46,9 @@ fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| {
         let mut tables = Tables([[ptr::null(); MOST + 1]; MODULES.len()]);
-        for (module, &count) in MODULES.iter().enumerate() {
-            for function in 1..count {
-                tables.0[module][function] = &raw const FUNCTIONS[module][function];
+        for ((table, functions), &count) in tables.0.iter_mut().zip(&FUNCTIONS).zip(&MODULES) {
+            for (entry, function) in table.iter_mut().zip(functions).take(count).skip(1) {
+                *entry = ptr::from_ref(function);
             }
         }
         tables
@@ -117,9 +117,12 @@ pub struct NvtxError {
 /// A tool that listens to ranges. One for the process; it stays loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Nvtx {
-    push: Option<unsafe extern "C" fn(*const c_char) -> c_int>,
-    pop: Option<unsafe extern "C" fn() -> c_int>,
+    push: Option<Push>,
+    pop: Option<Pop>,
 }
+
+type Push = unsafe extern "C" fn(*const c_char) -> c_int;
+type Pop = unsafe extern "C" fn() -> c_int;
 
 impl Nvtx {
     /// The tool that the environment names; `None` if it names none.
@@ -151,7 +154,12 @@ impl Nvtx {
         let function = |place: usize| FUNCTIONS[CORE][place].load(Ordering::Acquire);
         let (push, pop) = (function(RANGE_PUSH_A), function(RANGE_POP));
         // SAFETY: null, or functions of these types, by NVTX 3.
-        Ok(unsafe { Self { push: mem::transmute(push), pop: mem::transmute(pop) } })
+        Ok(unsafe {
+            Self {
+                push: mem::transmute::<*mut c_void, Option<Push>>(push),
+                pop: mem::transmute::<*mut c_void, Option<Pop>>(pop),
+            }
+        })
     }
 
     /// Begins a range of this thread. Ranges nest.
