@@ -459,7 +459,14 @@ impl Graphs {
         let full = variants.len() == VARIANTS;
         let at = match nearest {
             Some((differences, i)) if full || differences <= log.commands.len() / NEAR => {
-                self.counts.changed += variants[i].change(log)?;
+                match variants[i].change(log) {
+                    Ok(changed) => self.counts.changed += changed,
+                    Err(e) => {
+                        // Some of its nodes do other work than it knows of.
+                        variants.swap_remove(i);
+                        return Err(e);
+                    }
+                }
                 i
             }
             _ if full => return self.launch_plainly(log),

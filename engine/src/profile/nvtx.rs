@@ -46,9 +46,9 @@ fn tables() -> &'static Tables {
     static TABLES: OnceLock<Tables> = OnceLock::new();
     TABLES.get_or_init(|| {
         let mut tables = Tables([[ptr::null(); MOST + 1]; MODULES.len()]);
-        for (module, &count) in MODULES.iter().enumerate() {
-            for (entry, function) in tables.0[module][..count].iter_mut().zip(&FUNCTIONS[module]).skip(1) {
-                *entry = &raw const *function;
+        for ((table, functions), &count) in tables.0.iter_mut().zip(&FUNCTIONS).zip(&MODULES) {
+            for (entry, function) in table.iter_mut().zip(functions).take(count).skip(1) {
+                *entry = ptr::from_ref(function);
             }
         }
         tables
@@ -153,11 +153,13 @@ impl Nvtx {
         }
         let function = |place: usize| FUNCTIONS[CORE][place].load(Ordering::Acquire);
         let (push, pop) = (function(RANGE_PUSH_A), function(RANGE_POP));
-        // SAFETY: null, or functions of the fields' types, by NVTX 3; a null function pointer is `None`.
-        let push = unsafe { mem::transmute::<*mut c_void, Option<Push>>(push) };
-        // SAFETY: as above.
-        let pop = unsafe { mem::transmute::<*mut c_void, Option<Pop>>(pop) };
-        Ok(Self { push, pop })
+        // SAFETY: null, or functions of these types, by NVTX 3.
+        Ok(unsafe {
+            Self {
+                push: mem::transmute::<*mut c_void, Option<Push>>(push),
+                pop: mem::transmute::<*mut c_void, Option<Pop>>(pop),
+            }
+        })
     }
 
     /// Begins a range of this thread. Ranges nest.
