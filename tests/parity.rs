@@ -439,5 +439,7 @@ fn on_cuda() {
     ];
     again(&all, How::SCHEDULES[1]);
     let fast = ["all_gradients_together", "bf16_is_as_good_as_the_references"];
-    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&fast, how));
+    for how in How::SCHEDULES.into_iter().chain([How::Sanitized]) {
+        again(&fast, how);
+    }
 }

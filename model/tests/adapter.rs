@@ -315,5 +315,7 @@ fn on_cuda() {
         "start_values",
         "kinds_of_adapters_survive_files_and_merging",
     ];
-    How::SCHEDULES.into_iter().for_each(|how| again(&tests, how));
+    for how in How::SCHEDULES {
+        again(&tests, how);
+    }
 }

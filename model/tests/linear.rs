@@ -231,5 +231,7 @@ fn on_cuda() {
         "dropout_follows_the_state",
         "a_fresh_magnitude_changes_nothing",
     ];
-    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&tests, how));
+    for how in How::SCHEDULES.into_iter().chain([How::Sanitized]) {
+        again(&tests, how);
+    }
 }

@@ -458,5 +458,7 @@ fn on_cuda() {
         "quantising_as_a_loader_reads_gives_what_the_folder_gives",
         "adapters_are_folded_in",
     ];
-    How::SCHEDULES.into_iter().chain([How::Sanitized]).for_each(|how| again(&tests, how));
+    for how in How::SCHEDULES.into_iter().chain([How::Sanitized]) {
+        again(&tests, how);
+    }
 }

@@ -252,5 +252,7 @@ fn on_cuda() {
         "five_steps_follow_the_f64_trajectory",
         "each_kind_steps_and_none_decays_a_bias",
     ];
-    How::SCHEDULES.into_iter().for_each(|how| again(&tests, how));
+    for how in How::SCHEDULES {
+        again(&tests, how);
+    }
 }

@@ -12,7 +12,7 @@ use cuda_host::nvrtc;
 
 const TARGETS: [&str; 2] = ["sm_80", "sm_90a"];
 
-/// Sources whose kernels are for sm_90a alone.
+/// Sources whose kernels are for `sm_90a` alone.
 const HOPPER: [&str; 1] = ["matmul_wgmma.cu"];
 
 /// Kernel and target, and the registers a thread may use.
