@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use engine::profile::{Scope, phase};
 use engine::{Rng, Tensor, no_grad};
 
+use crate::candidates::Logits;
 use crate::error::{Error, Result};
 use crate::llama::{Cache, Llama, Places};
 use crate::sample::Sampling;
@@ -183,38 +184,6 @@ struct Sequence<'a> {
     finish: Option<Finish>,
 }
 
-/// What the choice of a token needs of the logits: where the largest decide, no others leave the device.
-enum Logits {
-    Largest { values: Vec<f32>, ids: Vec<u32>, n: usize },
-    All { values: Vec<f32>, n: usize },
-}
-
-impl Logits {
-    /// Of `logits [batch, 1, vocabulary]` the first `tokens` of each sequence.
-    fn of(logits: &Tensor, tokens: usize, sampling: &Sampling) -> Result<Self> {
-        let logits = logits.narrow(2, 0, tokens)?;
-        Ok(match sampling.deciding() {
-            Some(k) => {
-                let n = k.min(tokens);
-                let (values, ids) = logits.top_k(n)?;
-                Self::Largest { values: values.to_f32_vec()?, ids: ids.to_vec()?, n }
-            }
-            None => Self::All { values: logits.to_f32_vec()?, n: tokens },
-        })
-    }
-
-    /// The next token of sequence `i`.
-    fn choose(&self, i: usize, sampling: &Sampling, seen: &[u32], rng: &mut Rng) -> Result<u32> {
-        match self {
-            Self::Largest { values, ids, n } => {
-                let row = i * n..(i + 1) * n;
-                sampling.choose_among(&values[row.clone()], &ids[row], rng)
-            }
-            Self::All { values, n } => sampling.choose(&mut values[i * n..(i + 1) * n].to_vec(), seen, rng),
-        }
-    }
-}
-
 struct Run<'a> {
     model: &'a Llama,
     options: &'a Options,
@@ -325,7 +294,9 @@ impl<'a> Run<'a> {
 
     /// Chooses a token for every sequence that goes on, and says which were chosen.
     fn choose(&mut self, on_text: &mut dyn FnMut(usize, &str) -> ControlFlow<()>) -> Result<Vec<u32>> {
-        let logits = Logits::of(&self.model.logits(&self.hidden)?, self.tokens, &self.options.sampling)?;
+        let logits = self.model.logits(&self.hidden)?;
+        let seen: Vec<&[u32]> = self.sequences.iter().map(|s| &s.seen[..]).collect();
+        let logits = Logits::new(&logits, self.tokens, &self.options.sampling, &seen)?;
         let room = self.model.config().max_position_embeddings - self.cache.len();
         let mut next = vec![0; self.sequences.len()];
         let mut cancelled = false;
