@@ -95,8 +95,8 @@ impl Ending {
         let recording = self.recorder.take();
         let ceilings = stored_ceilings(crate::global::opened());
         let least = |op: &Operation| least_seconds(&ceilings, op);
-        let roofline: Option<&dyn Fn(&Operation) -> Option<f64>> = Some(&least);
-        let profile = Profile::new(&self.title, &recording, roofline.filter(|_| !ceilings.is_empty()));
+        let roofline = (!ceilings.is_empty()).then_some(&least as &dyn Fn(&Operation) -> Option<f64>);
+        let profile = Profile::new(&self.title, &recording, roofline);
         let trace = |path: &Path| -> std::io::Result<()> {
             let mut file = BufWriter::new(File::create(path)?);
             write_trace(&recording, &self.title, &mut file)?;

@@ -1,4 +1,4 @@
-"""llama.cpp on the CPU: prefill and decode of a GGUF file, through its own llama-bench.
+"""llama.cpp on the CPU, or with --vulkan on a GPU: prefill and decode of a GGUF file, through its own llama-bench.
 
     llama_bench.py BIN_FOLDER MODEL.gguf [--format IQ4_NL-head16 --made FOLDER]
 
@@ -10,6 +10,7 @@ bitsandbytes and roentgen leave 16: formats ending in -head16 keep it in bf16.
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from rival_bench import emit, parser
 HEAD16 = "-head16"
 
 
-def run(command):
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, check=False)
+def run(command, **environment):
+    command = [str(word) for word in command]
+    environment = {**os.environ, **environment}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{command[0]}: exit status {done.returncode}")
     return done.stdout
@@ -48,16 +51,22 @@ def main():
     options.add_argument("--made", type=pathlib.Path, help="where quantised files are made [beside the model]")
     options.add_argument("--prefill", type=int, nargs="+", default=[512])
     options.add_argument("--decode", type=int, default=64)
+    options.add_argument("--vulkan", metavar="N", help="the N-th device of its Vulkan backend, software ones counted")
     args = options.parse_args()
     args.made = args.made or args.model.parent
     file = quantised(args) if args.format else args.model
     command = [args.bin / "llama-bench", "-m", file, "-p", ",".join(map(str, args.prefill)), "-n", args.decode]
     # It warms up by itself.
-    tests = json.loads(run([*command, "-t", args.threads, "-r", args.repeats, "-ngl", 0, "-o", "json"]))
+    command += ["-t", args.threads, "-r", args.repeats, "-o", "json"]
+    if args.vulkan is None:
+        tests = json.loads(run([*command, "-ngl", 0]))
+    else:
+        # It takes no software device unless it is named.
+        tests = json.loads(run([*command, "-ngl", 99], GGML_VK_VISIBLE_DEVICES=args.vulkan))
     for test in tests:
         figure = f"prefill {test['n_prompt']}" if test["n_prompt"] else f"decode {test['n_gen']}"
         emit(
-            system="llama.cpp",
+            system="llama.cpp" if args.vulkan is None else "llama.cpp Vulkan",
             version=test["build_commit"],
             figure=figure,
             model=args.model.stem,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use engine::profile::{Scope, phase};
 use engine::{DType, Rng, Tensor, no_grad};
 
+use crate::candidates::Logits;
 use crate::error::{Error, Result};
 use crate::llama::{Cache, Llama, Places};
 use crate::sample::Sampling;
@@ -183,38 +184,6 @@ struct Sequence<'a> {
     finish: Option<Finish>,
 }
 
-/// What the choice of a token needs of the logits: where the largest decide, no others leave the device.
-enum Logits {
-    Largest { values: Vec<f32>, ids: Vec<u32>, n: usize },
-    All { values: Vec<f32>, n: usize },
-}
-
-impl Logits {
-    /// Of `logits [batch, 1, vocabulary]` the first `tokens` of each sequence.
-    fn of(logits: &Tensor, tokens: usize, sampling: &Sampling) -> Result<Self> {
-        let logits = logits.narrow(2, 0, tokens)?;
-        Ok(match sampling.deciding() {
-            Some(k) => {
-                let n = k.min(tokens);
-                let (values, ids) = logits.top_k(n)?;
-                Self::Largest { values: values.to_f32_vec()?, ids: ids.to_vec()?, n }
-            }
-            None => Self::All { values: logits.to_f32_vec()?, n: tokens },
-        })
-    }
-
-    /// The next token of sequence `i`.
-    fn choose(&self, i: usize, sampling: &Sampling, seen: &[u32], rng: &mut Rng) -> Result<u32> {
-        match self {
-            Self::Largest { values, ids, n } => {
-                let row = i * n..(i + 1) * n;
-                sampling.choose_among(&values[row.clone()], &ids[row], rng)
-            }
-            Self::All { values, n } => sampling.choose(&mut values[i * n..(i + 1) * n].to_vec(), seen, rng),
-        }
-    }
-}
-
 struct Run<'a> {
     model: &'a Llama,
     options: &'a Options,
@@ -281,7 +250,7 @@ impl<'a> Run<'a> {
             (embeds, places, Some(mask))
         };
         let hidden = model.forward(&embeds, &places, Some(&mut cache))?.narrow(1, longest - 1, 1)?;
-        let sequences = prompts
+        let sequences: Vec<_> = prompts
             .iter()
             .map(|prompt| Sequence {
                 ids: Vec::new(),
@@ -294,7 +263,8 @@ impl<'a> Run<'a> {
         let timings = Timings { prompt_tokens: batch * longest, ..Timings::default() };
         let vocab = model.config().vocab_size;
         let tokens = tokenizer.map_or(vocab, |t| t.vocab_size().min(vocab));
-        let logits = Logits::of(&model.logits(&hidden)?, tokens, &options.sampling)?;
+        let seen: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt.ids[..]).collect();
+        let logits = Logits::new(&model.logits(&hidden)?, tokens, &options.sampling, &seen)?;
         let dtype = hidden.dtype();
         Ok(Self { model, options, tokens, sequences, cache, pads, key_mask, dtype, logits, started, timings })
     }
@@ -385,7 +355,8 @@ impl<'a> Run<'a> {
             key_mask: self.key_mask.as_ref().map(|m| m.narrow(1, 0, seen + 1)).transpose()?,
         };
         let hidden = self.model.forward(&embeds, &places, Some(&mut self.cache))?;
-        self.logits = Logits::of(&self.model.logits(&hidden)?, self.tokens, &self.options.sampling)?;
+        let seen: Vec<&[u32]> = self.sequences.iter().map(|s| &s.seen[..]).collect();
+        self.logits = Logits::new(&self.model.logits(&hidden)?, self.tokens, &self.options.sampling, &seen)?;
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bert;
 pub mod bundle;
+mod candidates;
 pub mod config;
 pub mod convert;
 mod error;

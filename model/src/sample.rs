@@ -1,5 +1,7 @@
 //! Choice of the next token from logits.
 
+use std::cmp::Ordering;
+
 use engine::Rng;
 
 use crate::error::{Error, Result};
@@ -51,13 +53,13 @@ impl Sampling {
         if let Some(i) = logits.iter().position(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(Error::NotFinite(format!("logit {i} of {} is {}", logits.len(), logits[i])));
         }
-        if self.repetition_penalty != 1.0 {
+        if self.penalises() {
             let mut seen: Vec<u32> = seen.to_vec();
             seen.sort_unstable();
             seen.dedup();
             for id in seen {
                 if let Some(x) = logits.get_mut(id as usize) {
-                    *x = if *x > 0.0 { *x / self.repetition_penalty } else { *x * self.repetition_penalty };
+                    *x = self.penalised(*x);
                 }
             }
         }
@@ -69,45 +71,29 @@ impl Sampling {
             .draw(all.map(|(i, &x)| (i as u32, f64::from(x) / f64::from(self.temperature))).collect(), rng))
     }
 
-    /// How many of the largest logits decide by themselves; `None` if all must be seen.
-    pub fn deciding(&self) -> Option<usize> {
-        let penalty = self.repetition_penalty != 1.0;
-        match (penalty, self.temperature == 0.0, self.top_k) {
-            (true, ..) | (false, false, 0) => None,
-            (false, true, _) => Some(1),
-            (false, false, k) => Some(k),
-        }
+    /// Whether tokens that stand in the sequence have other logits.
+    pub(crate) fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0
     }
 
-    /// As [`Self::choose`] from as many of the largest logits as [`Self::deciding`] says, or all if there are not so
-    /// many, with their ids: in descending order, NaN before all, of equal ones the lower id first.
-    pub fn choose_among(&self, largest: &[f32], ids: &[u32], rng: &mut Rng) -> Result<u32> {
-        let Some((&first, &id)) = largest.first().zip(ids.first()) else {
-            return Err(Error::Input("no logits to choose from".into()));
-        };
-        if first.is_nan() || first == f32::INFINITY {
-            return Err(Error::NotFinite(format!("logit {id} is {first}")));
-        }
-        if self.temperature == 0.0 {
-            return Ok(id);
-        }
-        let kept = ids.iter().zip(largest).map(|(&id, &x)| (id, f64::from(x) / f64::from(self.temperature)));
-        Ok(self.draw(kept.collect(), rng))
+    /// The logit of a token that stands in the sequence.
+    pub(crate) fn penalised(&self, x: f32) -> f32 {
+        if x > 0.0 { x / self.repetition_penalty } else { x * self.repetition_penalty }
     }
 
     /// Draws from ids with their logits over the temperature.
     fn draw(&self, mut kept: Vec<(u32, f64)>, rng: &mut Rng) -> u32 {
-        // Likeliest first; equal ones by id, so that the order is one and the same everywhere.
-        let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if self.top_k > 0 && self.top_k < kept.len() {
-            kept.select_nth_unstable_by(self.top_k - 1, order);
+            kept.select_nth_unstable_by(self.top_k - 1, likelier);
             kept.truncate(self.top_k);
         }
-        kept.sort_unstable_by(order);
-        let largest = kept[0].1;
-        for (_, x) in &mut kept {
-            *x = (*x - largest).exp();
-        }
+        kept.sort_unstable_by(likelier);
+        to_weights(&mut kept);
+        self.draw_weights(kept, rng)
+    }
+
+    /// Draws from ids with their weights, the likeliest first, which has weight 1.
+    pub(crate) fn draw_weights(&self, mut kept: Vec<(u32, f64)>, rng: &mut Rng) -> u32 {
         if self.top_p < 1.0 {
             let total: f64 = kept.iter().map(|k| k.1).sum();
             let mut sum = 0.0;
@@ -120,6 +106,11 @@ impl Sampling {
             let n = n.count().max(1);
             kept.truncate(n);
         }
+        self.draw_nucleus(kept, rng)
+    }
+
+    /// As [`Self::draw_weights`] where top-p has been applied.
+    pub(crate) fn draw_nucleus(&self, mut kept: Vec<(u32, f64)>, rng: &mut Rng) -> u32 {
         // The likeliest has weight 1 here, so min-p compares weights as they are.
         kept.retain(|&(_, p)| p >= f64::from(self.min_p));
         let total: f64 = kept.iter().map(|k| k.1).sum();
@@ -131,6 +122,19 @@ impl Sampling {
             }
         }
         kept[kept.len() - 1].0
+    }
+}
+
+/// Order of `(id, logit)`: likeliest first, equal ones by id, so that it is one and the same everywhere.
+pub(crate) fn likelier(a: &(u32, f64), b: &(u32, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Makes logits, the largest first, weights relative to it.
+pub(crate) fn to_weights(kept: &mut [(u32, f64)]) {
+    let largest = kept[0].1;
+    for (_, x) in kept {
+        *x = (*x - largest).exp();
     }
 }
 
@@ -187,33 +191,6 @@ mod tests {
         assert_eq!(support(Sampling { top_p: 0.7, ..base.clone() }), [1, 2]);
         assert_eq!(support(Sampling { min_p: 0.1, ..base.clone() }), [0, 1, 2]);
         assert_eq!(support(Sampling { top_k: 1, ..base }), [2]);
-    }
-
-    /// The largest alone give the token that all give, with the same random numbers.
-    #[test]
-    fn the_largest_decide() {
-        let logits: Vec<f32> = (0..100).map(|i| ((i * 37) % 50) as f32 / 7.0).collect();
-        let mut order: Vec<u32> = (0..100).collect();
-        order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        let base = Sampling { temperature: 1.5, ..Sampling::default() };
-        for sampling in [
-            Sampling::default(),
-            Sampling { top_k: 9, ..base.clone() },
-            Sampling { top_k: 40, top_p: 0.8, min_p: 0.02, ..base.clone() },
-            Sampling { top_k: 500, ..base.clone() },
-        ] {
-            let n = sampling.deciding().unwrap().min(100);
-            let largest: Vec<f32> = order[..n].iter().map(|&id| logits[id as usize]).collect();
-            let (mut one, mut other) = (Rng::new(3), Rng::new(3));
-            for _ in 0..200 {
-                let among = sampling.choose_among(&largest, &order[..n], &mut one).unwrap();
-                assert_eq!(among, sampling.choose(&mut logits.clone(), &[], &mut other).unwrap());
-            }
-        }
-        assert_eq!(base.deciding(), None);
-        assert_eq!(Sampling { repetition_penalty: 1.1, ..Sampling::default() }.deciding(), None);
-        let nan = Sampling::default().choose_among(&[f32::NAN], &[4], &mut Rng::new(0));
-        assert!(nan.unwrap_err().to_string().contains("logit 4"));
     }
 
     #[test]

@@ -41,7 +41,10 @@ fn generating_by_all_ways_of_choosing() {
         &["--temperature", "0.8", "--top-k", "5", "--seed", "3"],
         &["--temperature", "0.8", "--top-k", "40", "--top-p", "0.9", "--seed", "4"],
         &["--temperature", "0.7", "--top-p", "0.8", "--seed", "5"],
+        &["--temperature", "0.9", "--seed", "6"],
+        &["--temperature", "1.1", "--min-p", "0.05", "--seed", "7"],
         &["--repetition-penalty", "1.3"],
+        &["--repetition-penalty", "1.3", "--temperature", "0.8", "--top-p", "0.9", "--seed", "8"],
         &["--chat"],
     ] {
         let Some([cpu, gpu]) = both(&[&base[..], more].concat()) else { return };

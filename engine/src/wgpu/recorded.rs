@@ -127,7 +127,9 @@ mod tests {
     fn keys_differ_by_kernel_and_by_buffers() {
         let key = |words: &[u64], buffers: &[[u64; 3]]| {
             let mut key = Key::new(words.to_vec());
-            buffers.iter().for_each(|&[id, offset, size]| key.buffer(id, offset, size));
+            for &[id, offset, size] in buffers {
+                key.buffer(id, offset, size);
+            }
             key
         };
         let one = key(&[1, 2], &[[7, 0, 64], [8, 0, 64]]);
