@@ -87,7 +87,7 @@ fn rows() -> String {
 
 /// The demonstration model's recipe from its first step: all parameters, in f32. `ROENTGEN_TEST_STEPS` sets how many.
 ///
-/// A trained model and few samples would not do: AdamW then turns rounding into steps of full size for parameters whose
+/// A trained model and few samples would not do: `AdamW` then turns rounding into steps of full size for parameters whose
 /// gradient is zero, and after 18 steps two instruction sets of one processor are 2e-4 apart.
 #[test]
 fn the_demonstration_models_losses_follow_the_processors() {

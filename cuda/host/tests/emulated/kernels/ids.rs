@@ -202,7 +202,7 @@ fn rope_write() {
             let call = call.pointers(&all[..6].iter().chain([&positions, &frequencies]).collect::<Vec<_>>());
             let call = all[..6].iter().fold(call, Call::elements);
             let call = call.sizes(&[dims[0], dims[1], dims[2], all[4].dims()[2], dims[3]]);
-            let pairs = (all[3].count() + 2 * all[4].count()) / 2;
+            let pairs = all[3].count() / 2 + all[4].count();
             call.word(u32::from(op.kind == RopeKind::Interleaved)).over(pairs);
             session.back_all(&all[..3])
         },

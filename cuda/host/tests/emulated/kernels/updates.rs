@@ -111,7 +111,7 @@ fn adamw_list() {
                     [d.dense(&n, p_type), d.dense(&n, DType::F32), v, d.dense(&n, g_type)]
                 })
                 .collect();
-            let list: Vec<[&Tensor; 4]> = parameters.iter().map(|all| all.each_ref()).collect();
+            let list: Vec<[&Tensor; 4]> = parameters.iter().map(<[Tensor; 4]>::each_ref).collect();
             captured(AdamW::NAME, || Tensor::adamw_steps(&list, &hyper(step)))
         },
         |session, application| {
