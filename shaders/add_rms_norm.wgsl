@@ -21,8 +21,9 @@ fn sum_at(i: u32) -> f32 {
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
+    here: Invocation,
 ) {
+    let local = here.local;
     let row = group_index(group, groups);
     if (row >= p.rows) {
         return;
@@ -33,7 +34,7 @@ fn main(
         let x = sum_at(at + i);
         squares += x * x;
     }
-    let scale = 1.0 / sqrt(row_sum(local, squares) / f32(p.n) + p.eps);
+    let scale = 1.0 / sqrt(row_sum(here, squares) / f32(p.n) + p.eps);
     // Both outputs have one type.
     for (var i = local * Z_LANES; i < p.n; i += 256u * Z_LANES) {
         let n = min(Z_LANES, p.n - i);
