@@ -14,7 +14,7 @@ use model::llama::Places;
 use model::loader::Loader;
 use model::lora::{Adapter, LoraConfig};
 use roentgen_oracle::gpu;
-use train::config::OptimizerSection;
+use train::config::{OptimizerKind, OptimizerSection};
 use train::optimizer::Optimizer;
 
 /// Devices of their own: others' launches would be counted.
@@ -85,12 +85,18 @@ fn a_training_step() {
         let (config, network) = tiny(DType::F32, true, &device);
         let adapter = Adapter::new(LoraConfig::default(), &network, 1).unwrap();
         network.attach(&adapter).unwrap();
-        let optimizer = Optimizer::new(adapter.parameters(), &OptimizerSection::default()).unwrap();
+        let eight_bits = OptimizerSection {
+            kind: Some(OptimizerKind::Adamw8bit),
+            min_8bit_size: 1,
+            ..OptimizerSection::default()
+        };
+        let optimizers = [OptimizerSection::default(), eight_bits]
+            .map(|section| Optimizer::new(adapter.parameters(), &section).unwrap());
         let ids: Vec<u32> = (0..24).map(|i| 20 + i % 17).collect();
         let labels: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         let text = network.decoder();
         let places = Places::from(0, 1, ids.len(), &device).unwrap();
-        let step = |number: usize| {
+        let step = |optimizer: &Optimizer, number: usize| {
             let (forward, loss) = counted(&device, || {
                 let hidden = text.forward(&text.embed(&ids, 1).unwrap(), &places, None).unwrap();
                 let logits = text.logits(&hidden).unwrap();
@@ -103,13 +109,15 @@ fn a_training_step() {
                 counted(&device, || optimizer.step(&mut gradients, number, 1e-3, 0.5).unwrap());
             [forward, backward, norm, update]
         };
-        step(1);
-        let [forward, backward, norm, update] = step(2);
+        step(&optimizers[0], 1);
+        let [forward, backward, norm, update] = step(&optimizers[0], 2);
+        let [.., update_8bit] = step(&optimizers[1], 1);
         let (tensors, layers) = (adapter.parameters().len() as u64, config.text.num_hidden_layers);
         println!(
             "{device}: {layers} layers, {tensors} tensors: forward {forward}, backward {backward}, norm {norm}, update {update}"
         );
-        assert_eq!(update, if device.backend::<Cuda>().is_some() { 1 } else { tensors_reached(&optimizer) });
+        let want = if device.backend::<Cuda>().is_some() { 1 } else { tensors_reached(&optimizers[0]) };
+        assert_eq!([update, update_8bit], [want; 2]);
     }
 }
 

@@ -1,6 +1,6 @@
 use engine::ops::{AdamW, AdamW8bit, Moments8bit};
 use engine::weights::Weights;
-use engine::{Codebook, Cuda, DType, Device, Tensor, apply_in_place};
+use engine::{Codebook, DType, Device, Tensor, apply_in_place};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -210,7 +210,7 @@ fn a_gradient_that_is_not_finite_stays_with_its_element() {
     assert!(state.absmax_v.to_f64_vec().unwrap().iter().all(|x| x.is_finite()));
 }
 
-/// Many parameters at once get the bits that each gets alone; on CUDA those of the same types are one launch.
+/// Many parameters at once get the bits that each gets alone.
 #[test]
 fn a_list_is_each_alone() {
     let mut source = Source::new(12);
@@ -237,14 +237,8 @@ fn a_list_is_each_alone() {
         for (p, state, g) in &alone {
             Tensor::adamw8bit_step(p, state, g, &op).unwrap();
         }
-        let before = device.backend::<Cuda>().map(Cuda::launches);
         let list: Vec<_> = together.iter().map(|(p, state, g)| (p, state, g)).collect();
         Tensor::adamw8bit_steps(&list, &op).unwrap();
-        if let Some(before) = before {
-            // At most one for each pair of types; a gradient that is a view is copied first.
-            let views = together.iter().filter(|(.., g)| !g.layout().is_contiguous()).count() as u64;
-            assert!(device.backend::<Cuda>().unwrap().launches() - before <= 4 + views);
-        }
         let bits = |(p, s, _): &(Tensor, Moments8bit, Tensor)| {
             [p, &s.m, &s.v, &s.absmax_m, &s.absmax_v].map(|t| t.to_bytes().unwrap())
         };
