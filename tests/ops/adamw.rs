@@ -142,7 +142,7 @@ fn a_list_is_each_alone() {
         for [p, m, v, g] in &alone {
             Tensor::adamw_step(p, m, v, g, &op).unwrap();
         }
-        let list: Vec<[&Tensor; 4]> = together.iter().map(|all| all.each_ref()).collect();
+        let list: Vec<[&Tensor; 4]> = together.iter().map(<[Tensor; 4]>::each_ref).collect();
         Tensor::adamw_steps(&list, &op).unwrap();
         for (i, (one, two)) in alone.iter().flatten().zip(together.iter().flatten()).enumerate() {
             assert!(one.to_bytes().unwrap() == two.to_bytes().unwrap(), "{device}: tensor {i}");
