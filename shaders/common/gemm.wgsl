@@ -96,20 +96,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         if (B_OCT) {
-            // By the invocations that had no part of A.
+            // By the invocations that had no part of A. A loop: what `b_oct` does may be long.
             for (var t = 255u - local; t < COLS16 * DEPTH / 8u; t += 256u) {
                 let kk = t % (DEPTH / 8u) * 8u;
                 let q = t / (DEPTH / 8u);
-                #repeat i 4
-                var v$i = Oct();
-                if (col0 + 4u * q + $iu < p.n && k0 + kk < p.k) {
-                    v$i = b_oct(k0 + kk, col0 + 4u * q + $iu);
+                var v: array<Oct, 4>;
+                for (var i = 0u; i < 4u; i++) {
+                    if (col0 + 4u * q + i < p.n && k0 + kk < p.k) {
+                        v[i] = b_oct(k0 + kk, col0 + 4u * q + i);
+                    }
                 }
-                #end
                 let at = kk * COLS16 + q;
                 #repeat i 4
-                b_tile[at + $iu * COLS16] = vec4<f32>(v0.lo[$i], v1.lo[$i], v2.lo[$i], v3.lo[$i]);
-                b_tile[at + ($iu + 4u) * COLS16] = vec4<f32>(v0.hi[$i], v1.hi[$i], v2.hi[$i], v3.hi[$i]);
+                b_tile[at + $iu * COLS16] = vec4<f32>(v[0].lo[$i], v[1].lo[$i], v[2].lo[$i], v[3].lo[$i]);
+                b_tile[at + ($iu + 4u) * COLS16] = vec4<f32>(v[0].hi[$i], v[1].hi[$i], v[2].hi[$i], v[3].hi[$i]);
                 #end
             }
         } else {
