@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+use bench::machine::Fingerprint;
 use engine::Device;
 use engine::cpu::{isa, threads};
 use engine::cuda::{Availability, availability};
@@ -91,7 +92,8 @@ impl Global {
             DeviceChoice::Auto => automatic()?,
             DeviceChoice::Cpu => Device::cpu(),
         };
-        Ok(OPENED.get_or_init(|| device).clone())
+        let _ = OPENED.set(Fingerprint::of(&device));
+        Ok(device)
     }
 
     /// What asks for the same GPU again, as a value of `--device`; nothing where none was named.
@@ -105,10 +107,10 @@ impl Global {
     }
 }
 
-static OPENED: OnceLock<Device> = OnceLock::new();
+static OPENED: OnceLock<Fingerprint> = OnceLock::new();
 
-/// The device that the command computes on, once it is open.
-pub(crate) fn opened() -> Option<&'static Device> {
+/// Of the device that the command computes on, once it is open. The device itself must end with the command.
+pub(crate) fn opened() -> Option<&'static Fingerprint> {
     OPENED.get()
 }
 

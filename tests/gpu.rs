@@ -40,8 +40,8 @@ fn report(bundle: &Bundle, image: &Path, tokens: usize, seen: &mut dyn FnMut()) 
     answers.remove(0).text
 }
 
-/// A hundred jobs one after another: from the second round of images on nothing more is taken, neither in buffers nor in
-/// what launches keep, and the answers stay what they were.
+/// A hundred jobs one after another: from the second round of images on no more is taken in buffers, and the answers stay
+/// what they were.
 #[test]
 fn a_hundred_reports_take_no_more_memory_than_the_first_few() {
     let _turn = TURN.lock().unwrap();
@@ -51,13 +51,13 @@ fn a_hundred_reports_take_no_more_memory_than_the_first_few() {
     let images = ["nih-00004621_000", "nih-00015599_000", "nih-00028558_000"]
         .map(|name| demo().join(format!("images/{name}.jpg")));
     let mut texts = Vec::new();
-    let (mut most, mut recordings, mut tensors) = (0, 0, 0);
+    let (mut most, mut tensors) = (0, 0);
     for job in 0..100 {
         // Answers of two, three and four tokens.
         let text = report(&bundle, &images[job % 3], 2 + job % 3, &mut || {});
         let taken = backend.buffer_bytes().iter().sum::<u64>();
         if job < 6 {
-            (most, recordings) = (most.max(taken), backend.recordings());
+            most = most.max(taken);
             tensors = gpu.memory().total().current;
             texts.push(text);
             continue;
@@ -66,12 +66,11 @@ fn a_hundred_reports_take_no_more_memory_than_the_first_few() {
         assert_eq!(text, texts[job % 3]);
     }
     println!(
-        "{most} bytes of buffers; {} launches, {recordings} recorded in the first six jobs, {} in all",
+        "{most} bytes of buffers; {} launches, {} of them on buffers that had not met before",
         backend.launches(),
         backend.recordings()
     );
     assert_eq!(gpu.memory().total().current, tensors, "bytes of tensors");
-    assert!(backend.recordings() <= recordings + recordings / 10, "later jobs are like earlier ones");
 }
 
 /// The buffers of one decode step are those of another: only parameters are new.

@@ -17,12 +17,18 @@ const MOST_BYTES: u64 = 1 << 20;
 /// `None` where there is no home folder either. A GPU's ceilings are in a file beside `$ROENTGEN_MACHINE`, with its digest in the
 /// name.
 pub fn default_path(device: &Device) -> Option<PathBuf> {
-    let fingerprint = Fingerprint::of(device);
-    let digest = fingerprint.digest();
-    match set(VARIABLE) {
-        Some(path) if fingerprint.gpu() => Some(path.with_extension(format!("{digest}.json"))),
-        Some(path) => Some(path),
-        None => Some(cache_folder()?.join(format!("machine-{digest}.json"))),
+    Fingerprint::of(device).path()
+}
+
+impl Fingerprint {
+    /// [`default_path`] of the device that this belongs to.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        let digest = self.digest();
+        match set(VARIABLE) {
+            Some(path) if self.gpu() => Some(path.with_extension(format!("{digest}.json"))),
+            Some(path) => Some(path),
+            None => Some(cache_folder()?.join(format!("machine-{digest}.json"))),
+        }
     }
 }
 

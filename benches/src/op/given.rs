@@ -479,6 +479,7 @@ mod tests {
                 "embedding" => "9x4,3",
                 "scatter_rows" => "9x4,3x4",
                 "concat" => "2x3,4x3",
+                "burst" => "256:f32",
                 _ => "60x70",
             };
             let found = given(family.name, shape, &[]).unwrap_or_else(|e| panic!("{}: {e}", family.name));
