@@ -66,13 +66,22 @@ fn main(
     if (first >= p.count) {
         return;
     }
+    var v: array<f32, 8>;
     if (EACH == 8u) {
         let o = octs(first);
 #repeat u 4
-        put_y(first + $uu, o.lo[$u]);
-        put_y(first + 4u + $uu, o.hi[$u]);
+        v[$u] = o.lo[$u];
+        v[4 + $u] = o.hi[$u];
 #end
     } else {
-        put_y(first, value(first));
+        v[0] = value(first);
+    }
+    for (var e = 0u; e < EACH; e += Y_LANES) {
+        let n = min(Y_LANES, EACH - e);
+        var lanes: array<f32, Y_LANES>;
+        for (var k = 0u; k < n; k++) {
+            lanes[k] = v[e + k];
+        }
+        put_lanes_y(first + e, lanes, n);
     }
 }
