@@ -3,13 +3,14 @@
 mod common;
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
 
 use common::qlora::{Tiny, adapter};
 use cuda_host::StandIn;
 use engine::cuda::Counts;
 use engine::{Cuda, Device, no_grad};
 use model::generate::{Options as Generation, Prompt, generate};
-use std::ops::ControlFlow;
 use train::data::Cases;
 use train::setup::Setup;
 use train::{Options, run};
@@ -26,10 +27,14 @@ fn gpu(device: &Device) -> &Cuda {
     device.backend().unwrap()
 }
 
+/// The stand-in counts for the whole process: one test at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Sixty prompt tokens and so many more that the keys are shared among more blocks on the way.
 #[test]
 fn a_decoded_token_is_a_few_launches() {
     const NEW: usize = 20;
+    let _turn = TURN.lock();
     let tiny = Tiny::text(&[("precision", "f32")]);
     let tell = |graphs| {
         let (stand_in, device) = open(graphs)?;
@@ -70,6 +75,7 @@ fn a_decoded_token_is_a_few_launches() {
 /// Losses of each step, and the adapter at the end.
 #[test]
 fn a_run_with_graphs_is_the_run_without() {
+    let _turn = TURN.lock();
     let curve = |graphs| {
         let (_, device) = open(graphs)?;
         let tiny = Tiny::new(&[]);

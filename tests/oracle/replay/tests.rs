@@ -91,6 +91,12 @@ fn everything(dtype: DType) -> Vec<Application> {
         x.detach().argmax()?;
         x.detach().top_k(9)?;
 
+        let numbers = s.normal(&[1280], DType::F32);
+        numbers.burst_multiply_adds(32)?;
+        numbers.burst_products(32)?;
+        numbers.burst_read(64)?;
+        numbers.burst_triad(&s.normal(&[1280], DType::F32))?;
+
         let p = s.normal(&[700], DType::F32);
         let g = s.normal(&[700], dtype);
         let (m, v) = (s.normal(&[700], DType::F32), s.normal(&[700], DType::F32));
