@@ -475,7 +475,7 @@ mod tests {
                 "linear" | "linear_nf4" => "4x64,5x64,5",
                 "linear_nf4_group" => "4x64,5x64,3x64",
                 "attention" => "1x5x4x8,1x7x2x8",
-                "rope" => "1x5x4x8",
+                "rope" | "rope_write" => "1x5x4x8",
                 "embedding" => "9x4,3",
                 "scatter_rows" => "9x4,3x4",
                 "concat" => "2x3,4x3",
