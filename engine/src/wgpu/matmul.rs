@@ -1,3 +1,7 @@
+use std::num::NonZero;
+use std::sync::OnceLock;
+use std::thread::available_parallelism;
+
 use super::cooperative::Matrices;
 use super::launch::Launch;
 use super::source::{Access, Value};
@@ -19,8 +23,6 @@ const ENOUGH: usize = 1 << 15;
 
 /// Invocations of a workgroup.
 const GROUP: usize = 256;
-/// Workgroups below which a long product is cut along k: on a GPU and on a processor that plays one.
-const FEW_GROUPS: [usize; 2] = [ENOUGH / GROUP, 4];
 /// Least terms of a part, and most parts.
 const PART_TERMS: usize = 256;
 const PARTS: usize = 32;
@@ -33,6 +35,37 @@ pub(super) struct Product {
     pub(super) by_k: [bool; 2],
     /// Whether eight such neighbours can be loaded together.
     pub(super) octs: [bool; 2],
+}
+
+/// What a plan depends on, of the device.
+#[derive(Clone, Copy)]
+pub(super) struct Host {
+    /// Threads, if it is the processor playing a GPU.
+    threads: Option<usize>,
+    /// Bytes of workgroup memory.
+    shared: u32,
+}
+
+/// Tiles of so many quads across `n` elements.
+fn tiles(n: usize, quads: u32) -> u32 {
+    n.div_ceil(TILE * quads as usize) as u32
+}
+
+fn groups_of([batch, m, n]: [usize; 3], [rows, cols]: [u32; 2]) -> usize {
+    batch * tiles(m, rows) as usize * tiles(n, cols) as usize
+}
+
+/// Quads of rows and columns of a tile for a processor that plays a GPU: those by which its threads are done first. Its loads of workgroup memory
+/// go lane by lane, so it wants more sums for each than a GPU has registers for: a quad of sums costs about half of what loading one of
+/// A or of B does.
+fn tile_for_processor(sizes: [usize; 3], threads: usize) -> [u32; 2] {
+    let time = |&[rows, cols]: &[u32; 2]| {
+        let rounds = groups_of(sizes, [rows, cols]).div_ceil(threads);
+        rounds * (rows * cols + 2 * (rows + cols)) as usize
+    };
+    // Of equal ones the smaller tile.
+    let shapes = (1..=2).flat_map(|rows| (1..=5).map(move |cols| [rows, cols]));
+    shapes.min_by_key(time).unwrap_or([1, 1])
 }
 
 /// How a product is cut into workgroups.
@@ -51,16 +84,15 @@ impl Product {
         self.sizes[1] <= THIN
     }
 
-    /// As tiles of `shaders/common/gemm.wgsl`, or if it is thin the columns of `gemv.wgsl`. `software`: the device is
-    /// the processor playing a GPU.
-    pub(super) fn plan(&self, software: bool) -> Plan {
+    /// As tiles of `shaders/common/gemm.wgsl`, or if it is thin the columns of `gemv.wgsl`.
+    pub(super) fn plan(&self, host: Host) -> Plan {
         let ([batch, m, n, _], b_by_k) = (self.sizes, self.by_k[1]);
         if !self.thin() {
-            return self.plan_tiles(software);
+            return self.plan_tiles(host);
         }
         let octs = self.octs[0] && self.octs[1];
         if octs {
-            let mut plan = self.plan_columns(software);
+            let mut plan = self.plan_columns(host);
             plan.constants.extend([("OCT", true.into()), ("B_BY_K", b_by_k.into())]);
             return plan;
         }
@@ -71,38 +103,42 @@ impl Product {
             ("ROWS", (m as u32).into()),
             ("LANES", lanes.into()),
         ];
-        self.cut(constants, [n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32], software)
+        self.cut(constants, [n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32], host)
     }
 
     /// As columns, for a kernel of few rows whose invocations take several elements at a time.
-    pub(super) fn plan_columns(&self, software: bool) -> Plan {
+    pub(super) fn plan_columns(&self, host: Host) -> Plan {
         let [batch, m, n, _] = self.sizes;
         // A GPU wants many invocations; a processor that plays one, few that do much.
-        let enough = |lanes: &u32| software || n * *lanes as usize >= ENOUGH;
+        let enough = |lanes: &u32| host.threads.is_some() || n * *lanes as usize >= ENOUGH;
         let lanes = [8, 16].into_iter().find(enough).unwrap_or(32);
         let each = if m <= 4 && n * lanes as usize >= ENOUGH { 2 } else { 1 };
         let constants =
             vec![("ROWS", (m as u32).into()), ("LANES", lanes.into()), ("EACH", Value::Number(each))];
-        self.cut(constants, [n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32], software)
+        self.cut(constants, [n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32], host)
     }
 
     /// As tiles, however few rows there are.
-    pub(super) fn plan_tiles(&self, software: bool) -> Plan {
+    pub(super) fn plan_tiles(&self, host: Host) -> Plan {
         let ([batch, m, n, _], [a_by_k, b_by_k], [a_oct, b_oct]) = (self.sizes, self.by_k, self.octs);
-        // Larger tiles read less, where there is enough to do for all of the device.
-        let tiles = if software { 2 } else { LARGE_TILES };
-        let large = m > TILE && n > TILE && batch * m.div_ceil(2 * TILE) * n.div_ceil(2 * TILE) >= tiles;
-        let quads: u32 = if large { 2 } else { 1 };
+        let [rows, cols] = if let Some(threads) = host.threads {
+            tile_for_processor([batch, m, n], threads)
+        } else {
+            // Larger tiles read less, where there is enough to do for all of the device.
+            let large = m > TILE && n > TILE && groups_of([batch, m, n], [2, 2]) >= LARGE_TILES;
+            if large { [2, 2] } else { [1, 1] }
+        };
+        let depth = [16, 8].into_iter().find(|depth| 256 * (rows + cols) * depth <= host.shared);
         let constants = vec![
             ("A_BY_K", a_by_k.into()),
             ("B_BY_K", b_by_k.into()),
-            ("ROW_QUADS", quads.into()),
-            ("COL_QUADS", quads.into()),
+            ("ROW_QUADS", rows.into()),
+            ("COL_QUADS", cols.into()),
+            ("DEPTH", depth.unwrap_or(8).into()),
             ("A_OCT", a_oct.into()),
             ("B_OCT", b_oct.into()),
         ];
-        let tile = TILE * quads as usize;
-        self.cut(constants, [n.div_ceil(tile) as u32, m.div_ceil(tile) as u32, batch as u32], software)
+        self.cut(constants, [tiles(n, cols), tiles(m, rows), batch as u32], host)
     }
 
     /// As tiles by cooperative matrices, read as [`Wgpu::cooperative`] says.
@@ -119,10 +155,11 @@ impl Product {
     }
 
     /// Cuts along k where one matrix alone leaves the device idle.
-    fn cut(&self, constants: Vec<(&'static str, Value)>, grid: [u32; 3], software: bool) -> Plan {
+    fn cut(&self, constants: Vec<(&'static str, Value)>, grid: [u32; 3], host: Host) -> Plan {
         let [batch, m, n, k] = self.sizes;
         let groups = grid.iter().map(|&g| g as usize).product::<usize>();
-        let wanted = FEW_GROUPS[usize::from(software)] / groups.max(1);
+        let few = host.threads.unwrap_or(ENOUGH / GROUP);
+        let wanted = few / groups.max(1);
         let parts = if batch == 1 { wanted.min(k / PART_TERMS).min(PARTS) } else { 1 };
         Plan { constants, grid, work: batch * m * n * k.max(1), parts: parts.max(1) }
     }
@@ -157,6 +194,13 @@ pub(super) struct Finish<'f, 'a> {
 }
 
 impl Wgpu {
+    pub(super) fn host(&self) -> Host {
+        static THREADS: OnceLock<usize> = OnceLock::new();
+        let threads = || *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
+        let shared = self.limits.max_compute_workgroup_storage_size;
+        Host { threads: self.facts.software.then(threads), shared }
+    }
+
     /// Room for a product's parts, `[parts, count]` f32; `None` if there is one.
     pub(super) fn parts(&self, op: &'static str, plan: &Plan, count: usize) -> Result<Option<WgpuBuffer>> {
         (plan.parts > 1).then(|| self.temporary(op, plan.parts * count * 4)).transpose()
@@ -246,8 +290,8 @@ impl Kernel<MatMul> for Wgpu {
             launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
             let plan = match cooperative {
                 Some(how) => product.plan_cooperative(how),
-                None if whole => product.plan(self.facts.software),
-                None => product.plan(self.facts.software).whole(),
+                None if whole => product.plan(self.host()),
+                None => product.plan(self.host()).whole(),
             };
             let parts = self.parts(MatMul::NAME, &plan, m * n)?;
             let bias = match inputs.get(2) {
