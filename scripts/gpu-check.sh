@@ -45,6 +45,8 @@ gather() {
     mkdir -p "$folder/cuda"
     cp -r cuda/*.cu cuda/common "$folder/cuda/"
     cp scripts/gpu-check.sh scripts/gpu_torch.py "$folder/"
+    mkdir -p "$folder/rivals"
+    cp benches/rivals/rival_*.py benches/rivals/torch_smolvlm.py benches/rivals/torch_qlora.py "$folder/rivals/"
     git rev-parse HEAD >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
     tar -C "$(dirname "$folder")" -czf "$folder.tar.gz" "$(basename "$folder")"
     size=$(($(wc -c <"$folder.tar.gz") / 1000000))
@@ -80,17 +82,13 @@ check() {
         summary=$(grep -hE '^test result:|^all .* stages|^first stage' "$out/$name.log" | tail -n 1 | tr -d '"\\')
         note "$name" $ok $(($(date +%s) - begin)) "$summary"
     }
-    # timed NAME COMMAND…: `bench …` of the program, which prints a table and writes a run. Operations are measured by the host's clock around a wait; the
-    # profile of the same run, below its table, has the device's own (events), over all repeats and the first comparison.
+    # timed NAME COMMAND…: `bench …` of the program, which prints a table and writes a run. Operations are measured by the device's clock (events).
     timed() {
         name=$1
         shift
         begin=$(date +%s)
         rm -f "$out/$name.json"
-        profile=
-        if [ "$1" = op ]; then profile="profile --force --out $out/$name.profile"; fi
-        # shellcheck disable=SC2086 # no word, or four
-        if timeout "${limit:-500}" "$bin/roentgen" $profile bench "$@" --device cuda --out "$out/$name.json" >"$out/$name.log" 2>"$out/$name.err"; then
+        if timeout "${limit:-500}" "$bin/roentgen" bench "$@" --device cuda --out "$out/$name.json" >"$out/$name.log" 2>"$out/$name.err"; then
             ok=true
         else
             ok=false failed=1
@@ -138,12 +136,26 @@ check() {
         echo "no compute-sanitizer on this machine" | tee -a "$out/result.txt"
     fi
 
+    # Hopper's warpgroups, whose rules the emulator has from the documentation alone: nothing else is in doubt if they fail.
+    right=$failed failed=0
+    for rung in wide wgmma; do
+        export ROENTGEN_CUDA_WGMMA=$rung
+        limit=1500 step "operations-$rung" "$bin/ops" matmul::tile
+        unset ROENTGEN_CUDA_WGMMA
+    done
+    wgmma=$failed failed=$((failed | right))
+
     # Only what is right is worth timing. Each case of `bench op` is held against the oracle first.
     # shellcheck disable=SC2086
-    if [ $failed -eq 0 ]; then
+    if [ $right -eq 0 ]; then
         for model in "$large" "$small"; do
             which=$([ "$model" = "$large" ] && echo large || echo small)
             limit=1500 timed "matmul-$which" op matmul --model "$model" $few
+            if [ $wgmma -eq 0 ]; then
+                export ROENTGEN_CUDA_WGMMA=1
+                limit=1500 timed "matmul-wgmma-$which" op matmul --model "$model" $few
+                unset ROENTGEN_CUDA_WGMMA
+            fi
             limit=1500 timed "linear_nf4-$which" op linear_nf4 --model "$model" --nf4 $few
             limit=1500 timed "attention-$which" op attention --model "$model" $few
             limit=1500 timed "attention_grad-$which" op attention_grad --model "$model" --nf4 --train $few
@@ -159,6 +171,15 @@ check() {
             if timeout 900 python3 "$here/gpu_torch.py" "$out/torch.json" >"$out/torch.log" 2>"$out/torch.err"; then ok=true; else ok=false failed=1; fi
             note torch $ok $(($(date +%s) - begin)) "$(tail -n 1 "$out/torch.err" | tr -d '"\\')" "$out/torch.json"
             tables="$tables torch"
+            # The same step in PEFT and bitsandbytes, where they are there.
+            if python3 -c 'import accelerate, bitsandbytes, peft, transformers' 2>/dev/null; then
+                begin=$(date +%s)
+                if timeout 900 python3 "$here/rivals/torch_qlora.py" --device cuda --model 2.2b --text 1699 --checkpointing --repeats 5 >"$out/torch-qlora.log" 2>"$out/torch-qlora.err"; then ok=true; else ok=false failed=1; fi
+                note torch-qlora $ok $(($(date +%s) - begin)) "$(tail -n 1 "$out/torch-qlora.err" | tr -d '"\\')"
+                tables="$tables torch-qlora"
+            else
+                echo "no PEFT with bitsandbytes on this machine" | tee -a "$out/result.txt"
+            fi
         else
             echo "no PyTorch with CUDA on this machine" | tee -a "$out/result.txt"
         fi

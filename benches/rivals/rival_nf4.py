@@ -73,7 +73,7 @@ def _quantised(linear, dtype, compute, double):
         quant_type="nf4",
         module=found,
     )
-    found.weight = weight.to("cpu")  # quantises, and the 16-bit weight goes with this frame
+    found.weight = weight.to(torch.get_default_device())  # quantises, and the 16-bit weight goes with this frame
     if bias:
         found.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype), requires_grad=False)
     return found

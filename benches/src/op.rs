@@ -10,6 +10,7 @@ pub mod models;
 mod names;
 mod page;
 mod report;
+mod ring;
 
 use engine::{Application, DType, Device};
 use serde::{Deserialize, Serialize};

@@ -197,6 +197,24 @@ pub fn sample<E>(seconds: f64, mut f: impl FnMut(usize) -> Result<(), E>) -> Res
     Ok(samples)
 }
 
+/// As [`sample`], where `f` itself tells the seconds of a call, by whatever clock.
+pub fn sample_timed<E>(seconds: f64, mut f: impl FnMut() -> Result<f64, E>) -> Result<Vec<f64>, E> {
+    let begun = Instant::now();
+    let once = f()?;
+    if begun.elapsed().as_secs_f64() >= seconds {
+        return Ok(vec![once]);
+    }
+    while begun.elapsed().as_secs_f64() < seconds / 10.0 {
+        f()?;
+    }
+    let mut samples = Vec::new();
+    let begun = Instant::now();
+    while samples.len() < 5 || (begun.elapsed().as_secs_f64() < seconds && samples.len() < MOST) {
+        samples.push(f()?);
+    }
+    Ok(samples)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,5 +309,8 @@ mod tests {
         assert!(samples.unwrap().len() >= 5);
         assert!(seen.windows(2).all(|w| w[1] == w[0] + 1));
         assert_eq!(sample(1.0, |i| if i < 3 { Ok(()) } else { Err("stop") }), Err("stop"));
+        assert!(sample_timed(1e-3, || Ok::<_, ()>(7.0)).unwrap().iter().all(|&s| s == 7.0));
+        assert_eq!(sample_timed(0.0, || Ok::<_, ()>(7.0)), Ok(vec![7.0]));
+        assert_eq!(sample_timed(1.0, || Err("stop")), Err("stop"));
     }
 }

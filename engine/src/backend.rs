@@ -46,6 +46,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
+use std::time::Duration;
 
 use crate::memory::{Memory, current_tag};
 use crate::{Cpu, Cuda, DType, Error, Layout, Op, Progress, Result, Tensor, Wgpu};
@@ -92,6 +93,14 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// The step that was begun last is over.
     fn end_step(&self) {}
+    /// Starts the device's own clock behind all work submitted before; `false` if it has none.
+    fn start_clock(&self) -> Result<bool> {
+        Ok(false)
+    }
+    /// Waits for all work submitted before, and tells for how long the device was at it since the clock was started.
+    fn stop_clock(&self) -> Result<Duration> {
+        Err(Error::Device(format!("{} has no clock of its own", Self::NAME)))
+    }
     /// The backend's name with what tells this device from others of the backend.
     fn description(&self) -> String {
         Self::NAME.into()
@@ -192,6 +201,8 @@ trait AnyBackend: Any + Send + Sync {
     fn prepare(&self, work: &str, told: &mut dyn FnMut(usize, usize));
     fn begin_step(&self, name: &'static str);
     fn end_step(&self);
+    fn start_clock(&self) -> Result<bool>;
+    fn stop_clock(&self) -> Result<Duration>;
     fn description(&self) -> String;
 }
 
@@ -233,6 +244,12 @@ impl<B: Backend> AnyBackend for B {
     }
     fn end_step(&self) {
         Backend::end_step(self);
+    }
+    fn start_clock(&self) -> Result<bool> {
+        Backend::start_clock(self)
+    }
+    fn stop_clock(&self) -> Result<Duration> {
+        Backend::stop_clock(self)
     }
     fn description(&self) -> String {
         Backend::description(self)
@@ -321,6 +338,20 @@ impl Device {
         self.0.backend.begin_step(name);
         let _step = Step(self);
         work()
+    }
+
+    /// How long the device was at what `work` had it do, by its own clock: from the end of all that was submitted before, which the device may still be at,
+    /// to the end of the last. `None` if it has no such clock; then the host waited for `work` all the same.
+    ///
+    /// # Errors
+    /// Those of `work`, and if the device failed.
+    pub fn elapsed(&self, work: impl FnOnce() -> Result<()>) -> Result<Option<Duration>> {
+        let clock = self.0.backend.start_clock()?;
+        let done = work();
+        let time =
+            if clock { self.0.backend.stop_clock().map(Some) } else { self.synchronize().map(|()| None) };
+        done?;
+        time
     }
 
     /// Bytes in use and at the peak.

@@ -3,7 +3,7 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Source, cases, check, dims, full_dims, same_bits, seed};
+use crate::harness::{Expect, Operand, Source, cases, check, cuda, dims, full_dims, same_bits, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -131,6 +131,38 @@ fn tile_edges_match() {
             let want = expect(&a.values, &b.values, None, DType::F32);
             let op = MatMul { out: DType::F32 };
             check(&[&a, &b], |t| engine::apply_one(op.clone(), &[&t[0], &t[1]]), &want).unwrap();
+        }
+    }
+}
+
+/// Large enough for every rung of the tensor cores, with either operand lying either way.
+#[test]
+fn tiles_of_transposed_operands_match() {
+    let dtype = DType::BF16;
+    for (seed, (a_turned, b_turned)) in
+        [(false, false), (false, true), (true, false), (true, true)].into_iter().enumerate()
+    {
+        let mut source = Source::new(seed as u64);
+        let mut stored = |rows: usize, columns: usize, turned: bool| {
+            let drawn = source.normal(&if turned { [columns, rows] } else { [rows, columns] }, dtype);
+            let made = Operand::dense(&drawn.values, dtype);
+            let values = if turned { made.values.permute(&[1, 0]) } else { made.values.clone() };
+            (made, values)
+        };
+        let ((a, a_values), (b, b_values)) = (stored(136, 72, a_turned), stored(72, 264, b_turned));
+        let want = expect(&a_values, &b_values, None, dtype);
+        let turn = |t: &Tensor, turned| if turned { t.t() } else { Ok(t.clone()) };
+        check(&[&a, &b], |t| turn(&t[0], a_turned)?.matmul(&turn(&t[1], b_turned)?), &want).unwrap();
+    }
+    // The rung that was asked for, and no other.
+    if let Some((device, _)) = cuda()
+        && let Ok(rung) = std::env::var("ROENTGEN_CUDA_WGMMA")
+    {
+        let gpu: &engine::Cuda = device.backend().unwrap();
+        let kernels = gpu.kernels();
+        for ways in ["nn", "nt", "tn", "tt"] {
+            let ran = kernels.contains(&format!("matmul_{rung}_{ways}_bf16"));
+            assert_eq!(ran, gpu.facts().capability[0] == 9, "{kernels:?}");
         }
     }
 }

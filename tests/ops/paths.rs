@@ -100,9 +100,10 @@ fn cuda_devices_pass() {
         let small = [("ROENTGEN_EMULATOR_CAPABILITY", "8.0"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "2")];
         again("cuda", &[], &[&small[..], &[("PROPTEST_CASES", &cases(12))]].concat());
         again("cuda", &[], &[("ROENTGEN_EMULATOR_STREAMS", "lazy"), ("PROPTEST_CASES", &cases(4))]);
-        // Hopper's warpgroups, on a device that one block fills.
-        let hopper = [("ROENTGEN_CUDA_WGMMA", "1"), ("ROENTGEN_EMULATOR_MULTIPROCESSORS", "1")];
-        again("cuda", &["matmul::tile_edges"], &hopper);
+        // Hopper's warpgroups.
+        for rung in ["wide", "wgmma"] {
+            again("cuda", &["matmul::tile"], &[("ROENTGEN_CUDA_WGMMA", rung)]);
+        }
     }
 }
 

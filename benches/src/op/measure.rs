@@ -1,14 +1,13 @@
 //! One case: right first, then timed.
 
-use std::time::Instant;
-
 use engine::cpu::isa::{Isa, with_isa};
 use engine::{Application, Cost, DType, Device, Tensor};
 use roentgen_oracle::replay::{self, Checked};
 
+use super::ring::Ring;
 use super::{Case, Details, dtype_of};
 use crate::machine::{Ceilings, Machine, six_digits};
-use crate::stats::{Summary, sample};
+use crate::stats::Summary;
 use crate::{Error, Result};
 
 /// Where inputs are when a repeat begins.
@@ -47,8 +46,6 @@ const CACHES: usize = 4;
 const MOST_COPIES: usize = 4096;
 /// Bytes that all copies may take: of a large table of which few rows are read there are fewer.
 const MOST_BYTES: usize = 1 << 30;
-/// What a line of runs on a GPU takes at least.
-const LINE_SECONDS: f64 = 2e-3;
 /// Turns that paths take within one case.
 const TURNS: usize = 5;
 
@@ -76,48 +73,6 @@ fn footprint(application: &Application) -> Result<usize> {
 /// Whether it runs where the instruction sets are.
 fn on_processor(application: &Application) -> bool {
     application.inputs().first().is_none_or(|input| *input.device() == Device::cpu())
-}
-
-/// Copies of an application that repeats go round, each with the outputs of its last run.
-struct Ring {
-    copies: Vec<Application>,
-    outputs: Vec<Vec<Tensor>>,
-}
-
-impl Ring {
-    fn new(application: &Application, copies: usize) -> Result<Self> {
-        let copies = (0..copies).map(|_| application.duplicate()).collect::<engine::Result<Vec<_>>>()?;
-        let outputs = copies.iter().map(|_| Vec::new()).collect();
-        Ok(Self { copies, outputs })
-    }
-
-    /// The old outputs of the copy are dropped once there are new ones: the buffer pool then hands out the memory that
-    /// was used longest ago, so that outputs come from memory too.
-    fn run(&mut self, i: usize) -> Result<()> {
-        let at = i % self.copies.len();
-        self.outputs[at] = self.copies[at].run()?;
-        Ok(())
-    }
-
-    /// Waits for what was run.
-    fn wait(&self) -> Result<()> {
-        match self.copies.first().and_then(|copy| copy.inputs().first()) {
-            Some(input) => Ok(input.device().synchronize()?),
-            None => Ok(()),
-        }
-    }
-
-    /// Runs in a line between two waits that make a wait of a GPU a small part; 1 on the processor, which waits for each.
-    fn line(&mut self, i: usize, on_processor: bool) -> Result<usize> {
-        if on_processor {
-            return Ok(1);
-        }
-        self.wait()?;
-        let begun = Instant::now();
-        self.run(i)?;
-        self.wait()?;
-        Ok(((LINE_SECONDS / begun.elapsed().as_secs_f64()) as usize).clamp(1, 64))
-    }
 }
 
 /// Checks and times a case on every path.
@@ -153,26 +108,16 @@ pub(super) fn case(case: &Case, settings: &Settings, machine: &Machine) -> Resul
         return Ok(all);
     }
     let mut ring = Ring::new(application, copies)?;
-    // Twice round, so that the pool has all buffers and every page was touched.
-    for i in 0..2 * copies {
-        ring.run(i)?;
-    }
-    let line = ring.line(0, on_processor(application))?;
-    ring.wait()?;
+    let gpu = application.inputs().first().map(Tensor::device).filter(|_| !on_processor(application));
     let turns = if all.len() > 1 { TURNS } else { 1 };
-    let mut calls = 0;
+    let seconds = settings.seconds / turns as f64;
     for _ in 0..turns {
         for measured in all.iter_mut().filter(|m| m.check.is_ok()) {
-            let samples = with_isa(measured.variant, || {
-                sample(settings.seconds / turns as f64, |_| {
-                    for _ in 0..line {
-                        calls += 1;
-                        ring.run(calls)?;
-                    }
-                    ring.wait()
-                })
-            })?;
-            measured.samples.extend(samples?.into_iter().map(|s| six_digits(s / line as f64)));
+            let samples = match gpu {
+                Some(device) => ring.lines(device, seconds)?,
+                None => with_isa(measured.variant, || ring.calls(seconds))??,
+            };
+            measured.samples.extend(samples.into_iter().map(six_digits));
         }
     }
     Ok(all)

@@ -14,10 +14,12 @@ pub(super) const THIN: usize = 8;
 /// Shared memory of the kernels without tensor cores; of those with, the small and the large.
 const TILE_SHARED: usize = 16_640;
 const MMA_SHARED: [usize; 2] = [30_720, 61_440];
-/// Of those for warpgroups, by their columns: `cuda/matmul_wgmma.cu`.
-const WARPGROUPS: [(&str, usize, usize); 2] = [("wide", 256, 196_608), ("wgmma", 128, 131_072)];
-/// Set to `1`, products run on warpgroups where the device has them: until hardware has confirmed what the emulator takes from the
-/// documentation.
+/// Of those for warpgroups, by their columns: `cuda/matmul_wgmma.cu`. The narrow one loads more for each product: it is taken to be so much slower
+/// where both fill the device.
+const WARPGROUPS: [(&str, usize, usize, f64); 2] =
+    [("wide", 256, 196_608, 1.0), ("wgmma", 128, 131_072, 0.85)];
+/// Set to `1`, products run on warpgroups where the device has them and is filled; to the name of a rung, on that wherever it can. Until hardware has
+/// confirmed what the emulator takes from the documentation.
 const WGMMA: &str = "ROENTGEN_CUDA_WGMMA";
 
 /// A matrix `[rows, cols]` of a stack.
@@ -78,7 +80,8 @@ impl Cuda {
     /// For kernels on tensor cores, of results `[batch, m, n]`: large tiles read less, where there are enough for all of the device.
     pub(super) fn tiles(&self, [batch, m, n]: [usize; 3]) -> Tiles {
         let grid = |tile| [n.div_ceil(tile), m.div_ceil(tile), batch];
-        let large = grid(LARGE_TILE).iter().product::<usize>() >= self.facts.multiprocessors as usize;
+        // Three of four multiprocessors with large tiles are more than all with small ones.
+        let large = 4 * grid(LARGE_TILE).iter().product::<usize>() >= 3 * self.facts.multiprocessors as usize;
         let large = large && m > TILE && n > TILE;
         if large {
             Tiles { large, grid: grid(LARGE_TILE), threads: 256 }
@@ -89,20 +92,25 @@ impl Cuda {
 }
 
 impl Cuda {
-    /// The rung for warpgroups of `[batch, m, n]`, its grid and shared memory: the widest that fills the device.
+    /// The rung for warpgroups of `[batch, m, n]`, its grid and shared memory: the one of which the device does most at a time, if it
+    /// fills half of it.
     fn warpgroups(&self, [batch, m, n]: [usize; 3]) -> Option<(&'static str, [usize; 3], usize)> {
-        static ASKED: OnceLock<bool> = OnceLock::new();
-        let asked = *ASKED.get_or_init(|| std::env::var_os(WGMMA).is_some_and(|v| v == "1"));
-        if !asked || self.facts.capability[0] != 9 || m <= TILE {
-            return None;
-        }
-        let rungs = WARPGROUPS.iter().map(|&(rung, columns, shared)| {
-            (rung, [n.div_ceil(columns), m.div_ceil(LARGE_TILE), batch], shared, columns)
+        static ASKED: OnceLock<Option<String>> = OnceLock::new();
+        let asked = ASKED.get_or_init(|| std::env::var(WGMMA).ok()).as_deref();
+        let asked = asked.filter(|_| self.facts.capability[0] == 9 && m > TILE)?;
+        let multiprocessors = self.facts.multiprocessors as usize;
+        let rungs = WARPGROUPS.iter().filter(|(_, columns, ..)| n > columns / 2);
+        let named = |rung: &str| rung == asked;
+        let rungs = rungs.map(|&(rung, columns, shared, rate)| {
+            let grid = [n.div_ceil(columns), m.div_ceil(LARGE_TILE), batch];
+            let blocks = grid.iter().product::<usize>();
+            let busy = blocks as f64 / blocks.next_multiple_of(multiprocessors) as f64;
+            (rate * busy, blocks, (rung, grid, shared))
         });
         rungs
-            .filter(|(_, _, _, columns)| n > columns / 2)
-            .map(|(rung, grid, shared, _)| (rung, grid, shared))
-            .find(|(_, grid, _)| grid.iter().product::<usize>() >= self.facts.multiprocessors as usize)
+            .filter(|&(_, blocks, (rung, ..))| named(rung) || (asked == "1" && 2 * blocks >= multiprocessors))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(.., rung)| rung)
     }
 }
 

@@ -34,6 +34,7 @@ mod top_k;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cudarc::driver::{CudaContext, CudaStream};
 
@@ -113,6 +114,11 @@ impl Cuda {
     /// Kernels that ran, or will, since the device was opened.
     pub fn launches(&self) -> u64 {
         self.stream.lock().unwrap().total_launches()
+    }
+
+    /// Names of the kernels that ran so far.
+    pub fn kernels(&self) -> Vec<String> {
+        self.modules.names()
     }
 
     /// Whether work that comes again becomes graphs: it does unless `ROENTGEN_CUDA_GRAPHS=0`.
@@ -238,6 +244,14 @@ impl Backend for Cuda {
         if !self.sync {
             self.stream.lock().unwrap().end_step();
         }
+    }
+
+    fn start_clock(&self) -> Result<bool> {
+        self.stream.lock().unwrap().start_clock().map(|()| true)
+    }
+
+    fn stop_clock(&self) -> Result<Duration> {
+        self.stream.lock().unwrap().stop_clock()
     }
 
     fn description(&self) -> String {

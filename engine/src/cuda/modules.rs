@@ -4,6 +4,8 @@
 //! 2. NVRTC, if this machine has it: once, then from a cache on disk;
 //! 3. PTX from the places of 1, which the driver compiles.
 //!
+//! that is there and that the driver loads: one older than the compiler of an image may refuse it.
+//!
 //! Names of images hold a hash of the source, its headers and the compiler's options, so one of another version is never taken.
 
 use std::collections::HashMap;
@@ -69,10 +71,17 @@ fn store(folder: &Path, name: &str, image: &[u8]) -> io::Result<()> {
     fs::rename(&beside, folder.join(name))
 }
 
-/// Machine code of a source for `target`, from the cache or by the compiler; where the cache cannot be written, for this process alone.
-fn compiled(source: &str, code: &str, target: &str, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+/// Machine code of a source for `target`, from the cache unless it is to be made `anew`, or by the compiler; where the cache cannot be written,
+/// for this process alone.
+fn compiled(
+    source: &str,
+    code: &str,
+    target: &str,
+    folder: Option<&Path>,
+    anew: bool,
+) -> Result<Vec<u8>, String> {
     let name = file_name(source, code, target);
-    if let Some(image) = folder.and_then(|folder| fs::read(folder.join(&name)).ok()) {
+    if let Some(image) = folder.filter(|_| !anew).and_then(|folder| fs::read(folder.join(&name)).ok()) {
         return Ok(image);
     }
     let image = nvrtc::compile(&format!("{source}.cu"), code, HEADERS, target, &OPTIONS)?;
@@ -88,41 +97,65 @@ fn compiled(source: &str, code: &str, target: &str, folder: Option<&Path>) -> Re
 struct Ways<'a> {
     /// What was made before, by file name.
     prepared: &'a dyn Fn(&str) -> Option<Vec<u8>>,
-    /// The compiler of this machine, if it has one; what it refuses is an error, not the next way.
-    compile: Option<&'a dyn Fn() -> Result<Vec<u8>, String>>,
+    /// The compiler of this machine, if it has one, by way of its cache or anew; what it refuses is an error, not the next way.
+    compile: Option<&'a dyn Fn(bool) -> Result<Vec<u8>, String>>,
 }
 
 impl Ways<'_> {
-    /// Machine code for `target`; else the compiler's; else PTX, which ends with a zero.
-    fn image(&self, source: &str, code: &str, target: &str) -> Result<Vec<u8>, String> {
-        if let Some(image) = (self.prepared)(&file_name(source, code, target)) {
-            return Ok(image);
+    /// The first image that `load` takes: machine code for `target`, the compiler's, PTX, which ends with a zero.
+    fn load<T>(
+        &self,
+        source: &str,
+        code: &str,
+        target: &str,
+        load: impl Fn(Vec<u8>) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let mut refused = Vec::new();
+        let mut take = |from: &str, image| load(image).map_err(|e| refused.push(format!("{from}: {e}"))).ok();
+        if let Some(image) = (self.prepared)(&file_name(source, code, target))
+            && let Some(loaded) = take("machine code that came with the program", image)
+        {
+            return Ok(loaded);
         }
         if let Some(compile) = self.compile {
-            return compile();
+            // A file of the cache may be broken.
+            for anew in [false, true] {
+                if let Some(loaded) = take("NVRTC's", compile(anew)?) {
+                    return Ok(loaded);
+                }
+            }
         }
-        let ptx = (self.prepared)(&file_name(source, code, PTX)).map(|mut ptx| {
+        if let Some(mut ptx) = (self.prepared)(&file_name(source, code, PTX)) {
             if ptx.last() != Some(&0) {
                 ptx.push(0);
             }
-            ptx
-        });
-        ptx.ok_or_else(|| format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER))
+            if let Some(loaded) = take("PTX that came with the program", ptx) {
+                return Ok(loaded);
+            }
+        }
+        if refused.is_empty() {
+            return Err(format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER));
+        }
+        Err(format!("the driver refuses what there is ({}); a newer driver may take it", refused.join("; ")))
     }
 }
 
-/// The image of a source for a device.
-fn image(facts: &DeviceFacts, source: &str) -> Result<Vec<u8>, String> {
+/// The image of a source for a device, as `load` takes it.
+fn image<T>(
+    facts: &DeviceFacts,
+    source: &str,
+    load: impl Fn(Vec<u8>) -> Result<T, String>,
+) -> Result<T, String> {
     let (_, code) = SOURCES.iter().find(|(name, _)| *name == source).ok_or("no such source")?;
     let target = facts.target();
     if facts.emulated {
         // Its driver has the kernels, compiled for the host. It looks into machine code whether it is what it should be, but needs none.
-        return Ok(prepared(&file_name(source, code, &target)).unwrap_or(vec![0]));
+        return load(prepared(&file_name(source, code, &target)).unwrap_or(vec![0]));
     }
     let version = nvrtc::version();
-    let compile = || compiled(source, code, &target, version.and_then(cache_folder).as_deref());
-    let compile: Option<&dyn Fn() -> _> = if version.is_some() { Some(&compile) } else { None };
-    Ways { prepared: &prepared, compile }.image(source, code, &target)
+    let compile = |anew| compiled(source, code, &target, version.and_then(cache_folder).as_deref(), anew);
+    let compile: Option<&dyn Fn(bool) -> _> = if version.is_some() { Some(&compile) } else { None };
+    Ways { prepared: &prepared, compile }.load(source, code, &target, load)
 }
 
 /// Where the kernels of a device come from; empty if from nowhere.
@@ -233,14 +266,19 @@ impl Modules {
         let module = if let Some(module) = loaded.modules.get(source) {
             module.clone()
         } else {
-            let image = image(&self.facts, source).map_err(fail)?;
-            let module = self.context.load_module(Ptx::from_binary(image)).map_err(|e| fail(text(e)))?;
+            let load = |image| self.context.load_module(Ptx::from_binary(image)).map_err(text);
+            let module = image(&self.facts, source, load).map_err(fail)?;
             loaded.modules.insert(source, module.clone());
             module
         };
         let function = Arc::new(Function::load(&self.facts, &module, entry).map_err(fail)?);
         loaded.functions.insert(entry.to_owned(), function.clone());
         Ok(function)
+    }
+
+    /// The kernels that were asked for so far.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.loaded.lock().unwrap().functions.keys().cloned().collect()
     }
 }
 
@@ -259,23 +297,36 @@ mod tests {
     #[test]
     fn ways_to_an_image_have_an_order() {
         let names = [file_name("gelu", "text", "sm_90a"), file_name("gelu", "text", PTX)];
-        let take = |machine_code: bool, compiler: Option<Result<&str, &str>>, ptx: bool| {
-            let there = [machine_code, ptx];
-            let prepared = |name: &str| {
-                let i = names.iter().position(|n| n == name).expect("a name of this source and target");
-                there[i].then(|| ["machine code", "PTX"][i].into())
+        // What there is, and what the driver does not take.
+        let take =
+            |machine_code: bool, compiler: Option<Result<[&str; 2], &str>>, ptx: bool, broken: &[&str]| {
+                let there = [machine_code, ptx];
+                let prepared = |name: &str| {
+                    let i = names.iter().position(|n| n == name).expect("a name of this source and target");
+                    there[i].then(|| ["machine code", "PTX"][i].into())
+                };
+                let compile =
+                    |anew| compiler.unwrap().map(|c| c[usize::from(anew)].into()).map_err(str::to_owned);
+                let compile: Option<&dyn Fn(bool) -> _> =
+                    if compiler.is_some() { Some(&compile) } else { None };
+                Ways { prepared: &prepared, compile }.load("gelu", "text", "sm_90a", |image| {
+                    let image = String::from_utf8(image).unwrap();
+                    if broken.contains(&image.as_str()) { Err("invalid image".to_owned()) } else { Ok(image) }
+                })
             };
-            let compile = || compiler.unwrap().map(|text| text.as_bytes().to_vec()).map_err(str::to_owned);
-            let compile: Option<&dyn Fn() -> _> = if compiler.is_some() { Some(&compile) } else { None };
-            let image = Ways { prepared: &prepared, compile }.image("gelu", "text", "sm_90a");
-            image.map(|image| String::from_utf8(image).unwrap())
-        };
-        assert_eq!(take(true, Some(Ok("compiled")), true).unwrap(), "machine code");
-        assert_eq!(take(false, Some(Ok("compiled")), true).unwrap(), "compiled");
-        assert_eq!(take(false, None, true).unwrap(), "PTX\0", "drivers want a final zero");
-        assert_eq!(take(false, Some(Err("line 1: error")), true).unwrap_err(), "line 1: error");
-        let text = take(false, None, false).unwrap_err();
+        let compiler = Some(Ok(["cached", "compiled"]));
+        assert_eq!(take(true, compiler, true, &[]).unwrap(), "machine code");
+        assert_eq!(take(false, compiler, true, &[]).unwrap(), "cached");
+        assert_eq!(take(false, None, true, &[]).unwrap(), "PTX\0", "drivers want a final zero");
+        assert_eq!(take(false, Some(Err("line 1: error")), true, &[]).unwrap_err(), "line 1: error");
+        let text = take(false, None, false, &[]).unwrap_err();
         assert!(text.contains("sm_90a") && text.contains(nvrtc::FOLDER) && text.contains(IMAGES), "{text}");
+        // What does not load is passed over, and the last words name all of it.
+        assert_eq!(take(true, compiler, true, &["machine code"]).unwrap(), "cached");
+        assert_eq!(take(true, compiler, true, &["machine code", "cached"]).unwrap(), "compiled");
+        assert_eq!(take(true, None, true, &["machine code"]).unwrap(), "PTX\0");
+        let text = take(true, None, true, &["machine code", "PTX\0"]).unwrap_err();
+        assert!(text.contains("machine code that came") && text.contains("PTX that came"), "{text}");
     }
 
     /// Of a build with `ROENTGEN_EMBED_CUDA_IMAGES`: each is one of this source's, by hash, and for a target that devices ask for.
@@ -308,16 +359,18 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let (source, code) = SOURCES.iter().find(|s| s.0 == "gelu").unwrap();
-        let make = |code: &str| compiled(source, code, "sm_80", Some(folder.path()));
-        let first = make(code).unwrap();
+        let make = |code: &str, anew| compiled(source, code, "sm_80", Some(folder.path()), anew);
+        let first = make(code, false).unwrap();
         assert!(first.starts_with(b"\x7fELF"), "machine code is an ELF file");
         // What lies in the cache is what is taken.
         let file = folder.path().join(file_name(source, code, "sm_80"));
         assert_eq!(fs::read(&file).unwrap(), first);
         fs::write(&file, "kept").unwrap();
-        assert_eq!(make(code).unwrap(), b"kept");
+        assert_eq!(make(code, false).unwrap(), b"kept");
+        assert_eq!(make(code, true).unwrap(), first);
+        assert_eq!(fs::read(&file).unwrap(), first);
         // Another text is another file; what is wrong with it is said with its line.
-        let text = make("extern \"C\" __global__ void f() { nonsense; }").unwrap_err();
+        let text = make("extern \"C\" __global__ void f() { nonsense; }", false).unwrap_err();
         assert!(text.contains("gelu.cu(1)") && text.contains("nonsense"), "{text}");
         let ptx = nvrtc::compile("gelu.cu", code, HEADERS, PTX, &OPTIONS).unwrap();
         assert!(String::from_utf8_lossy(&ptx).contains(".entry gelu_f32"));

@@ -1,6 +1,7 @@
 //! The stream: launches and copies of a device in their order, and what is found out when someone waits for them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::CudaStream;
 use cudarc::driver::result::{self, DriverError};
@@ -208,6 +209,20 @@ impl Stream {
         let head = (self.status.address(), &mut status[..]);
         self.staging.download(head, self.status.address(), &mut []).map_err(|e| self.error(e))?;
         self.settle(status)
+    }
+
+    /// The time that [`Self::stop_clock`] tells begins when all that was launched before is done.
+    pub(super) fn start_clock(&mut self) -> Result<()> {
+        self.flush()?;
+        self.timing.start().map_err(|e| self.error(e))
+    }
+
+    /// Waits until all is done.
+    pub(super) fn stop_clock(&mut self) -> Result<Duration> {
+        self.flush()?;
+        let stopped = self.timing.stop().map_err(|e| self.error(e))?;
+        self.finish()?;
+        self.timing.between(stopped).map_err(|e| self.error(e))
     }
 
     /// Everything before has run, and left this status.

@@ -1,6 +1,7 @@
-//! When the device ran each operation, by events in the stream, for the profiler. Without a listener there are none.
+//! When the device ran what, by events in the stream: each operation for the profiler, without a listener none; and a stretch of work for a clock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUevent_flags;
@@ -27,11 +28,13 @@ pub(super) struct Timing {
     spare: Vec<CudaEvent>,
     /// Whether the launch that has begun is timed.
     on: bool,
+    /// Where the clock was started.
+    started: Option<CudaEvent>,
 }
 
 impl Timing {
     pub(super) fn new(stream: Arc<CudaStream>) -> Self {
-        Self { stream, pending: Vec::new(), spare: Vec::new(), on: false }
+        Self { stream, pending: Vec::new(), spare: Vec::new(), on: false, started: None }
     }
 
     fn event(&mut self) -> Result<CudaEvent, DriverError> {
@@ -82,8 +85,7 @@ impl Timing {
             return Ok(());
         }
         // What the device's clock says now is what the host's says now, up to the time of one wait.
-        let mark = self.event()?;
-        mark.record(&self.stream)?;
+        let mark = self.mark()?;
         mark.synchronize()?;
         let now = profile::now();
         for Timed { span, start, end, .. } in std::mem::take(&mut self.pending) {
@@ -98,5 +100,30 @@ impl Timing {
         }
         self.spare.push(mark);
         Ok(())
+    }
+
+    fn mark(&mut self) -> Result<CudaEvent, DriverError> {
+        let event = self.event()?;
+        event.record(&self.stream)?;
+        Ok(event)
+    }
+
+    /// Starts the clock, here in the stream.
+    pub(super) fn start(&mut self) -> Result<(), DriverError> {
+        let event = self.mark()?;
+        self.spare.extend(self.started.replace(event));
+        Ok(())
+    }
+
+    /// Stops it, here in the stream; for [`Self::between`].
+    pub(super) fn stop(&mut self) -> Result<CudaEvent, DriverError> {
+        self.mark()
+    }
+
+    /// From the start to `stopped`, both passed by; zero without a start.
+    pub(super) fn between(&mut self, stopped: CudaEvent) -> Result<Duration, DriverError> {
+        let time = self.started.as_ref().map_or(Ok(0.0), |started| started.elapsed_ms(&stopped))?;
+        self.spare.push(stopped);
+        Ok(Duration::from_secs_f64(f64::from(time.max(0.0)) / 1e3))
     }
 }

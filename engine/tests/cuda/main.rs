@@ -60,6 +60,27 @@ fn a_device_that_is_not_there_is_an_error() {
     });
 }
 
+/// What the device was at before is not counted, nor what the host did meanwhile; more work takes longer.
+#[test]
+fn a_device_tells_how_long_work_took() {
+    run(|device, _| {
+        let x = Tensor::zeros(&[1024], DType::F32, device).unwrap();
+        let time = |rounds: usize| {
+            let work = || x.burst_multiply_adds(rounds).map(drop);
+            device.elapsed(work).unwrap().expect("a clock").as_secs_f64()
+        };
+        time(16);
+        let (short, long) = (time(16), time(4096));
+        assert!(long > 4.0 * short && short > 0.0, "{short} and {long} s");
+        x.burst_multiply_adds(4096).unwrap();
+        let behind = time(16);
+        assert!(behind < long / 2.0, "{behind} s behind work of {long} s");
+        let failed = device.elapsed(|| Err(engine::Error::Device("as asked".into())));
+        assert!(failed.unwrap_err().to_string().contains("as asked"));
+        assert_eq!(Device::cpu().elapsed(|| Ok(())).unwrap(), None);
+    });
+}
+
 /// Larger than all of the pinned memory that copies go through, in streams that run as late as they may: a part that is filled again too early
 /// would show.
 #[test]
