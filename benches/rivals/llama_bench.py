@@ -75,6 +75,7 @@ def main():
             values=test["samples_ts"],
             threads=test["n_threads"],
             file_bytes=test["model_size"],
+            device=test["gpu_info"] if args.vulkan is not None else test["cpu_info"],
         )
 
 

@@ -20,7 +20,7 @@ pub use line::Line;
 pub use own::own;
 pub use page::page;
 pub use process::{Failure, Job, Measured, Processes, Runner};
-pub use registry::{Jobs, Need, RIVALS, Rival, Setup, Suite, scripts};
+pub use registry::{Jobs, Lengths, Need, RIVALS, Rival, Setup, Suite, scripts};
 pub use report::{Report, Row, Side, State, Status};
 pub use schedule::{Plan, run};
 pub use weights::Weights;

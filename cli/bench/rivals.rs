@@ -5,8 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bench::machine::Fingerprint;
 use bench::record::{write_json, write_text};
-use bench::rivals::{self, Jobs, Plan, Processes, RIVALS, Report, Rival, Setup, State, Suite, Weights};
+use bench::rivals::{
+    self, Jobs, Lengths, Plan, Processes, RIVALS, Report, Rival, Setup, State, Suite, Weights,
+};
+
+use engine::Device;
 
 use crate::global::Global;
 use crate::interrupt;
@@ -15,7 +20,8 @@ use crate::output::{self, Align};
 /// Measure roentgen beside llama.cpp, PyTorch, candle and others
 ///
 /// Every rival that is installed here does the same work as roentgen, with the same weights and threads, and both take
-/// turns: ratios are taken within a turn. What is absent is named, with how to install it.
+/// turns: ratios are taken within a turn. What is absent is named, with how to install it. On the processor, unless
+/// --device names a GPU: then beside those that run on it too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RivalsArgs {
     /// Weights of the text suites: a Hugging Face folder or .gguf file of SmolLM2-135M
@@ -33,6 +39,15 @@ pub(crate) struct RivalsArgs {
     /// Only these rivals
     #[arg(long, value_name = "RIVAL", value_delimiter = ',')]
     rivals: Vec<String>,
+    /// Tokens of the text suites' prompt
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=8192))]
+    prefill: u16,
+    /// Tokens that the text suites decode
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=8192))]
+    decode: u16,
+    /// With --device wgpu: the same GPU by its number in llama.cpp's Vulkan backend, software ones counted
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    vulkan: u16,
     /// Turns of each rival
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
@@ -66,17 +81,24 @@ pub(crate) struct RivalsArgs {
 }
 
 pub(crate) fn run(args: &RivalsArgs, global: &Global) -> Result<ExitCode> {
-    let device = global.device()?;
+    let lengths = Lengths { prefill: args.prefill.into(), decode: args.decode.into() };
+    let gpu = global.gpu();
+    let device = if gpu.is_some() {
+        global.device()?
+    } else {
+        global.processor()?;
+        Device::cpu()
+    };
     if let Some(name) = &args.own {
         let mut failed = None;
         let repeats = usize::from(args.repeats);
-        rivals::own(suite(name)?, args.weights.as_deref(), repeats, &device, &mut |line| {
+        rivals::own(suite(name)?, args.weights.as_deref(), lengths, repeats, &device, &mut |line| {
             let text = serde_json::to_string(line).map_err(anyhow::Error::from);
             failed = text.and_then(|text| output::line(&text)).err();
         })?;
         return failed.map_or(Ok(ExitCode::SUCCESS), Err);
     }
-    let setup = setup(args)?;
+    let setup = setup(args, lengths, gpu.unwrap_or_else(|| device.name().into()))?;
     let chosen = chosen(&args.rivals)?;
     if args.list {
         return list(&chosen, &setup, global);
@@ -95,7 +117,10 @@ pub(crate) fn run(args: &RivalsArgs, global: &Global) -> Result<ExitCode> {
         args.update.as_ref().filter(|path| path.exists()).map(|path| Report::load(path)).transpose()?;
 
     interrupt::watch()?;
-    let plan = Plan { suites, rivals: chosen, rounds: usize::from(args.rounds) };
+    let machine = Fingerprint::of(&device);
+    // Its memory is for the programs that are measured.
+    drop(device);
+    let plan = Plan { suites, rivals: chosen, rounds: usize::from(args.rounds), machine };
     let mut runner = Processes { limit: Duration::from_secs(args.limit), stop: interrupt::flag() };
     let found = rivals::run(&plan, &setup, &mut runner, &mut |text| eprintln!("{text}"));
     let report = match earlier {
@@ -150,7 +175,7 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Rival>> {
     names.iter().map(find).collect()
 }
 
-fn setup(args: &RivalsArgs) -> Result<Setup> {
+fn setup(args: &RivalsArgs, lengths: Lengths, device: String) -> Result<Setup> {
     let whole = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
     let scripts = match &args.scripts {
         Some(folder) => whole(folder)?,
@@ -174,6 +199,9 @@ fn setup(args: &RivalsArgs) -> Result<Setup> {
         weights: args.weights.as_ref().map(|path| Weights::new(path, &work)).transpose()?,
         threads: engine::cpu::threads::threads(),
         repeats: usize::from(args.repeats),
+        device,
+        vulkan: args.vulkan,
+        lengths,
     })
 }
 

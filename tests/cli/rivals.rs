@@ -7,16 +7,16 @@ use crate::program::{Outcome, roentgen};
 const FIGURE: &str = r#"{"system": "gemm", "version": "9", "figure": "product 1024", "model": "random", "weights": "f32",
  "unit": "GFLOP/s", "values": [0.5, 0.25], "threads": 1}"#;
 
-/// A folder of rivals in which a script stands for `gemm` and another for `burn`.
+/// A folder of rivals in which a script stands for `gemm` and another for PyTorch's, by way of a Python that has every package.
 #[cfg(unix)]
-fn folder(gemm: &str, burn: &str) -> tempfile::TempDir {
+fn folder(gemm: &str, torch: &str) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("rival_bench.py"), "").unwrap();
-    for (name, script) in [("gemm", gemm), ("burn", burn)] {
-        let place = folder.path().join(name).join("target/release");
-        std::fs::create_dir_all(&place).unwrap();
-        let file = place.join(format!("{name}-rival"));
+    let place = folder.path().join("gemm/target/release");
+    std::fs::create_dir_all(&place).unwrap();
+    let python = format!("if [ \"$1\" = -c ]; then exit 0; fi\n{torch}");
+    for (file, script) in [(place.join("gemm-rival"), gemm), (folder.path().join("python"), &python)] {
         std::fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -24,9 +24,10 @@ fn folder(gemm: &str, burn: &str) -> tempfile::TempDir {
 }
 
 fn product(folder: &Path, args: &[&str]) -> Outcome {
-    let fixed = ["bench", "rivals", "--suites", "product", "--python", "no-such-python", "--scripts"];
-    let folder = folder.to_str().unwrap();
-    roentgen(fixed.iter().chain(&[folder, "--repeats", "1"]).chain(args))
+    let fixed = ["bench", "rivals", "--suites", "product", "--repeats", "1", "--scripts"];
+    let python = folder.join("python");
+    let paths = [folder.to_str().unwrap(), "--python", python.to_str().unwrap()];
+    roentgen(fixed.iter().chain(&paths).chain(args))
 }
 
 #[test]
@@ -61,14 +62,16 @@ fn good_broken_and_absent_rivals_in_one_run() {
         all.iter().find(|s| s["rival"] == rival).unwrap_or_else(|| panic!("{rival}")).clone()
     };
     assert_eq!(state("gemm")["state"], "measured");
-    assert_eq!(state("burn")["state"], "failed");
-    assert!(state("burn")["why"].as_str().unwrap().contains("no adapter"));
-    assert_eq!(state("PyTorch")["state"], "absent");
+    assert_eq!(state("PyTorch")["state"], "failed");
+    assert!(state("PyTorch")["why"].as_str().unwrap().contains("no adapter"));
+    // It runs on a GPU alone.
+    assert_eq!(state("burn")["state"], "absent");
+    assert!(state("burn")["why"].as_str().unwrap().contains("--device cpu"));
     assert!(std::fs::read_to_string(page).unwrap().contains("<svg"));
     // Who runs is told in order: the first of a turn alternates.
     let order: Vec<_> =
         outcome.stderr.lines().filter_map(|line| line.rsplit_once(": ")).map(|l| l.1).collect();
-    assert_eq!(order[..3], ["roentgen", "gemm", "roentgen"], "{}", outcome.stderr);
+    assert_eq!(order[..4], ["roentgen", "PyTorch", "roentgen", "gemm"], "{}", outcome.stderr);
     assert!(order.ends_with(&["gemm", "roentgen"]), "{}", outcome.stderr);
 
     let text = product(rivals.path(), &["--rounds", "1", "--markdown"]).ok().stdout;

@@ -6,7 +6,7 @@ use ::model::config::{Config, VisionLanguageConfig};
 use engine::{DType, Device, Rng, Tensor, no_grad};
 
 use super::line::Line;
-use super::registry::{DECODE, PREFILL, Suite};
+use super::registry::{Lengths, Suite};
 use crate::model::{Figure, How, Inference, Kind, Meter, Subject, Training, resident};
 use crate::{Error, Result};
 
@@ -20,6 +20,7 @@ const EDGE: usize = 1024;
 pub fn own(
     suite: Suite,
     weights: Option<&Path>,
+    lengths: Lengths,
     repeats: usize,
     device: &Device,
     done: &mut dyn FnMut(&Line),
@@ -31,7 +32,8 @@ pub fn own(
             let path = weights.and_then(Path::to_str);
             let path = path.ok_or_else(|| Error::Input("this suite needs --weights FOLDER".into()))?;
             let subject = Subject::open(path, how(suite == Suite::Text4bit), device)?;
-            inference(&subject, &name(&subject), vec![PREFILL], 0, DECODE, &meter, done)
+            let Lengths { prefill, decode } = lengths;
+            inference(&subject, &name(&subject), vec![prefill], 0, decode, &meter, done)
         }
         Suite::Vision => {
             let subject = Subject::open("smolvlm-256m", how(false), device)?;

@@ -28,6 +28,11 @@ pub enum Suite {
     Product,
 }
 
+/// Backends of the engine, as `--device` names them, without what picks one of several GPUs.
+const CPU: &str = "cpu";
+const WGPU: &str = "wgpu";
+const CUDA: &str = "cuda";
+
 impl Suite {
     /// All, in the order of the table.
     pub const ALL: [Self; 6] =
@@ -63,10 +68,14 @@ impl Suite {
     }
 }
 
-/// Rows of the text suites' prefill.
-pub(super) const PREFILL: usize = 512;
-/// Tokens of the text suites' decode.
-pub(super) const DECODE: usize = 64;
+/// How long the text suites are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lengths {
+    /// Rows of the prefill.
+    pub prefill: usize,
+    /// Tokens of the decode.
+    pub decode: usize,
+}
 
 /// What has to be there.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +97,8 @@ pub struct Rival {
     pub need: Need,
     /// What it can be measured in.
     pub suites: &'static [Suite],
+    /// Beside which of our backends: where it runs on the same device.
+    pub beside: &'static [&'static str],
     /// How one gets it.
     pub install: &'static str,
 }
@@ -98,42 +109,49 @@ pub const RIVALS: &[Rival] = &[
         name: "llama.cpp",
         need: Need::Llama,
         suites: &[Suite::TextBf16, Suite::Text4bit],
-        install: "git clone https://github.com/ggml-org/llama.cpp && bash benches/rivals/llama_build.sh llama.cpp BUILD; then --llama BUILD/bin",
+        beside: &[CPU, WGPU],
+        install: "git clone https://github.com/ggml-org/llama.cpp && bash benches/rivals/llama_build.sh llama.cpp BUILD (VULKAN=ON before it for --device wgpu); then --llama BUILD/bin",
     },
     Rival {
         name: "PyTorch",
         need: Need::Python(&["torch", "transformers"]),
         suites: &[Suite::TextBf16, Suite::Vision, Suite::Product],
+        beside: &[CPU],
         install: "python -m venv VENV && VENV/bin/pip install torch transformers; then --python VENV/bin/python",
     },
     Rival {
         name: "bitsandbytes",
         need: Need::Python(&["torch", "transformers", "bitsandbytes", "accelerate"]),
         suites: &[Suite::Text4bit],
+        beside: &[CPU],
         install: "VENV/bin/pip install torch transformers bitsandbytes accelerate; then --python VENV/bin/python",
     },
     Rival {
         name: "PEFT",
         need: Need::Python(&["torch", "transformers", "bitsandbytes", "accelerate", "peft"]),
         suites: &[Suite::Qlora, Suite::QloraCheckpointing],
+        beside: &[CPU, CUDA],
         install: "VENV/bin/pip install torch transformers bitsandbytes accelerate peft; then --python VENV/bin/python",
     },
     Rival {
         name: "candle",
         need: Need::Program("candle"),
         suites: &[Suite::TextBf16, Suite::Text4bit],
+        beside: &[CPU],
         install: "cd benches/rivals/candle && cargo build --release",
     },
     Rival {
         name: "gemm",
         need: Need::Program("gemm"),
         suites: &[Suite::Product],
+        beside: &[CPU],
         install: "cd benches/rivals/gemm && cargo build --release",
     },
     Rival {
         name: "burn",
         need: Need::Program("burn"),
         suites: &[Suite::Product],
+        beside: &[WGPU],
         install: "cd benches/rivals/burn && cargo build --release (it needs a Vulkan or Metal driver to run)",
     },
 ];
@@ -154,6 +172,12 @@ pub struct Setup {
     pub threads: usize,
     /// Measured runs in a process, after one that is not.
     pub repeats: usize,
+    /// Where ours computes, as `--device` has it.
+    pub device: String,
+    /// The same GPU by its number in llama.cpp's Vulkan backend.
+    pub vulkan: u16,
+    /// Of the text suites.
+    pub lengths: Lengths,
 }
 
 /// The rivals' programs in the source that this crate was built from.
@@ -178,6 +202,11 @@ impl Setup {
         self.scripts.join(program).join("target/release").join(file)
     }
 
+    /// Our backend.
+    fn backend(&self) -> &str {
+        self.device.split_once(':').map_or(&*self.device, |(backend, _)| backend)
+    }
+
     fn weights(&self) -> Result<&Weights, String> {
         self.weights.as_ref().ok_or_else(|| "no weights were given (--weights)".into())
     }
@@ -188,10 +217,17 @@ impl Setup {
         words.extend(
             [self.repeats.to_string(), "--threads".into(), self.threads.to_string()].map(OsString::from),
         );
+        words.extend(["--device", &self.device].map(OsString::from));
         if suite.needs_weights() {
             words.extend(["--weights".into(), self.weights()?.folder()?.into()]);
+            words.extend(self.lengths());
         }
         Ok(words)
+    }
+
+    fn lengths(&self) -> [OsString; 4] {
+        let Lengths { prefill, decode } = self.lengths;
+        ["--prefill".into(), prefill.to_string().into(), "--decode".into(), decode.to_string().into()]
     }
 
     fn script(&self, name: &str) -> Vec<OsString> {
@@ -208,6 +244,9 @@ impl Setup {
                 if suite == Suite::Text4bit {
                     words.extend(["--format", "IQ4_NL-head16", "--made"].map(OsString::from));
                     words.push(self.weights()?.made()?.into());
+                }
+                if self.backend() == WGPU {
+                    words.extend(["--vulkan".into(), self.vulkan.to_string().into()]);
                 }
                 words
             }
@@ -241,8 +280,10 @@ impl Setup {
             }
         };
         if suite.needs_weights() {
-            words.extend(["--prefill".into(), PREFILL.to_string().into()]);
-            words.extend(["--decode".into(), DECODE.to_string().into()]);
+            words.extend(self.lengths());
+        }
+        if self.backend() == CUDA {
+            words.extend(["--device", CUDA].map(OsString::from));
         }
         words.extend(["--threads".into(), self.threads.to_string().into()]);
         words.extend(["--repeats".into(), self.repeats.to_string().into()]);
@@ -252,6 +293,9 @@ impl Setup {
 
 impl Jobs for Setup {
     fn missing(&self, rival: &Rival) -> Option<String> {
+        if !rival.beside.contains(&self.backend()) {
+            return Some(format!("it is not measured beside --device {}", self.device));
+        }
         match rival.need {
             Need::Llama => match &self.llama {
                 None => Some("--llama is not given".into()),
@@ -310,6 +354,9 @@ mod tests {
             weights: None,
             threads: 3,
             repeats: 5,
+            device: "cpu".into(),
+            vulkan: 0,
+            lengths: Lengths { prefill: 512, decode: 64 },
         }
     }
 
@@ -338,8 +385,13 @@ mod tests {
         let peft = RIVALS.iter().find(|r| r.name == "PEFT").unwrap();
         let ours = setup.job(None, Suite::Qlora).unwrap().text();
         let theirs = setup.job(Some(peft), Suite::QloraCheckpointing).unwrap().text();
-        assert_eq!(ours, "roentgen bench rivals --own qlora --repeats 5 --threads 3");
+        assert_eq!(ours, "roentgen bench rivals --own qlora --repeats 5 --threads 3 --device cpu");
         assert!(theirs.ends_with("torch_qlora.py --checkpointing --threads 3 --repeats 5"), "{theirs}");
+        let on_cuda = Setup { device: "cuda:1".into(), ..self::setup() };
+        let theirs = on_cuda.job(Some(peft), Suite::Qlora).unwrap().text();
+        assert!(theirs.ends_with("torch_qlora.py --device cuda --threads 3 --repeats 5"), "{theirs}");
+        let burn = RIVALS.iter().find(|r| r.name == "burn").unwrap();
+        assert!(on_cuda.missing(burn).unwrap().contains("--device cuda:1"));
         let error = setup.job(None, Suite::TextBf16).unwrap_err();
         assert!(error.contains("--weights"), "{error}");
     }

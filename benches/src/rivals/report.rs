@@ -165,8 +165,8 @@ pub(super) fn digits(x: f64) -> String {
 }
 
 impl Report {
-    pub(super) fn new(rounds: usize) -> Self {
-        Self { machine: Fingerprint::here(), rounds, interrupted: false, rows: vec![], statuses: vec![] }
+    pub(super) fn new(machine: Fingerprint, rounds: usize) -> Self {
+        Self { machine, rounds, interrupted: false, rows: vec![], statuses: vec![] }
     }
 
     /// Adds the rows of a rival; returns how many.
@@ -339,7 +339,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn report() -> Report {
-        let mut report = Report::new(5);
+        let mut report = Report::new(Fingerprint::here(), 5);
         assert_eq!(
             report.take(Suite::TextBf16, "candle", &turns(5)),
             2,
@@ -379,7 +379,7 @@ pub(super) mod tests {
     #[test]
     fn a_newer_run_takes_the_place_of_an_older_one() {
         let mut old = report();
-        let mut newer = Report::new(4);
+        let mut newer = Report::new(Fingerprint::here(), 4);
         newer.take(Suite::TextBf16, "candle", &turns(4));
         let state = State::Measured { turns: 4 };
         newer.statuses.push(Status { suite: Suite::TextBf16, rival: "candle".into(), state });

@@ -3,6 +3,7 @@
 use super::process::{Failure, Measured, Runner};
 use super::registry::{Jobs, Rival, Suite};
 use super::report::{Report, State, Status};
+use crate::machine::Fingerprint;
 
 /// What to measure.
 pub struct Plan {
@@ -12,6 +13,8 @@ pub struct Plan {
     pub rivals: Vec<&'static Rival>,
     /// Turns of each rival.
     pub rounds: usize,
+    /// Where both sides run.
+    pub machine: Fingerprint,
 }
 
 /// One rival beside us.
@@ -23,7 +26,7 @@ pub(super) struct Turn {
 /// Measures all of it. Absent and failing rivals are noted and the run goes on; `tell` hears of every process before
 /// it starts.
 pub fn run(plan: &Plan, jobs: &impl Jobs, runner: &mut impl Runner, tell: &mut dyn FnMut(&str)) -> Report {
-    let mut report = Report::new(plan.rounds);
+    let mut report = Report::new(plan.machine.clone(), plan.rounds);
     for &suite in &plan.suites {
         if one_suite(plan, suite, jobs, runner, tell, &mut report).is_err() {
             report.interrupted = true;
@@ -200,7 +203,7 @@ pub(super) mod tests {
 
     fn plan(names: &[&str], suites: &[Suite], rounds: usize) -> Plan {
         let rivals = names.iter().map(|n| RIVALS.iter().find(|r| r.name == *n).unwrap()).collect();
-        Plan { suites: suites.to_vec(), rivals, rounds }
+        Plan { suites: suites.to_vec(), rivals, rounds, machine: Fingerprint::here() }
     }
 
     fn go(plan: &Plan, absent: &'static str, notes: &mut Notes) -> Report {
