@@ -12,7 +12,7 @@ fn value(o: u32) -> f32 {
     for (var r = 0u; r < p.terms; r += BLOCK) {
         var part = fold_start();
         for (var s = r; s < min(r + BLOCK, p.terms); s++) {
-            part = fold_take(part, load_x(base + place_in(p.reduced, s)));
+            part = fold_take(part, load_x(base + term_place(s)));
         }
         total = fold_join(total, part);
     }

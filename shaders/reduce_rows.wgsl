@@ -26,7 +26,7 @@ fn main(
     for (var r = first + local; r < end; r += BLOCK * 256u) {
         var part = fold_start();
         for (var s = r; s < min(r + BLOCK * 256u, end); s += 256u) {
-            part = fold_take(part, load_x(base + place_in(p.reduced, s)));
+            part = fold_take(part, load_x(base + term_place(s)));
         }
         total = fold_join(total, part);
     }

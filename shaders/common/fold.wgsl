@@ -23,3 +23,14 @@ fn fold_take(a: f32, x: f32) -> f32 {
     }
     return fold_join(a, x);
 }
+
+// Whether what is reduced lies as one dimension: then a term's place needs no division.
+#const FLAT = false
+
+// Where term `s` lies, from the first.
+fn term_place(s: u32) -> u32 {
+    if (FLAT) {
+        return s * p.reduced.words[1].z;
+    }
+    return place_in(p.reduced, s);
+}

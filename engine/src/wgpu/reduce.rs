@@ -50,11 +50,12 @@ impl Wgpu {
         let span = |dims: &[(usize, usize)]| dims.iter().map(|d| d.0.saturating_sub(1) * d.1).sum::<usize>();
         let by_rows = parts.is_some();
         let mut k = self.kernel(if by_rows { "reduce_rows" } else { "reduce" }, op);
-        k.constant("KIND", fold as u32);
+        let reduced = View::of(split.reduced.iter().copied(), 0);
+        k.constant("KIND", fold as u32).constant("FLAT", reduced.flat());
         let span = if outputs * terms == 0 { 0 } else { 1 + span(&split.kept) + span(&split.reduced) };
         let offset = k.bind("x", x.0, x.1, Access::Read, split.offset, span)?;
         k.view(&View::of(split.kept.iter().copied(), offset));
-        k.view(&View::of(split.reduced.iter().copied(), 0));
+        k.view(&reduced);
         let lanes = match target {
             Target::Output(y) => {
                 k.output_by_rows("y", y, !by_rows)?;

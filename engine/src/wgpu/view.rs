@@ -40,6 +40,11 @@ impl View {
         view
     }
 
+    /// Whether all elements lie as far from each other as the first two.
+    pub(super) fn flat(&self) -> bool {
+        self.rank == 1
+    }
+
     /// Whether element `i` lies at `offset + i`.
     pub(super) fn dense(&self) -> bool {
         self.rank == 1 && (self.strides[0] == 1 || self.sizes[0] <= 1)
