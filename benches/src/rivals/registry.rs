@@ -294,7 +294,8 @@ impl Setup {
 impl Jobs for Setup {
     fn missing(&self, rival: &Rival) -> Option<String> {
         if !rival.beside.contains(&self.backend()) {
-            return Some(format!("it is not measured beside --device {}", self.device));
+            let where_it_is = rival.beside.join(" or ");
+            return Some(format!("not measured beside --device {}, but beside {where_it_is}", self.device));
         }
         match rival.need {
             Need::Llama => match &self.llama {

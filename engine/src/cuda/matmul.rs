@@ -96,7 +96,14 @@ impl Cuda {
     /// fills half of it.
     fn warpgroups(&self, [batch, m, n]: [usize; 3]) -> Option<(&'static str, [usize; 3], usize)> {
         static ASKED: OnceLock<Option<String>> = OnceLock::new();
-        let asked = ASKED.get_or_init(|| std::env::var(WGMMA).ok()).as_deref();
+        let asked = ASKED.get_or_init(|| {
+            let value = std::env::var(WGMMA).ok().filter(|v| !v.is_empty() && v != "0")?;
+            if value != "1" && WARPGROUPS.iter().all(|(rung, ..)| *rung != value) {
+                tracing::warn!("{WGMMA}={value} is passed over: it can be 0, 1, wide or wgmma");
+            }
+            Some(value)
+        });
+        let asked = asked.as_deref();
         let asked = asked.filter(|_| self.facts.capability[0] == 9 && m > TILE)?;
         let multiprocessors = self.facts.multiprocessors as usize;
         let rungs = WARPGROUPS.iter().filter(|(_, columns, ..)| n > columns / 2);

@@ -220,9 +220,9 @@ impl Stream {
     /// Waits until all is done.
     pub(super) fn stop_clock(&mut self) -> Result<Duration> {
         self.flush()?;
-        let stopped = self.timing.stop().map_err(|e| self.error(e))?;
+        let stopped = self.timing.mark().map_err(|e| self.error(e))?;
         self.finish()?;
-        self.timing.between(stopped).map_err(|e| self.error(e))
+        self.timing.since_start(stopped).map_err(|e| self.error(e))
     }
 
     /// Everything before has run, and left this status.

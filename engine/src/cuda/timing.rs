@@ -102,7 +102,8 @@ impl Timing {
         Ok(())
     }
 
-    fn mark(&mut self) -> Result<CudaEvent, DriverError> {
+    /// An event here in the stream.
+    pub(super) fn mark(&mut self) -> Result<CudaEvent, DriverError> {
         let event = self.event()?;
         event.record(&self.stream)?;
         Ok(event)
@@ -115,13 +116,8 @@ impl Timing {
         Ok(())
     }
 
-    /// Stops it, here in the stream; for [`Self::between`].
-    pub(super) fn stop(&mut self) -> Result<CudaEvent, DriverError> {
-        self.mark()
-    }
-
-    /// From the start to `stopped`, both passed by; zero without a start.
-    pub(super) fn between(&mut self, stopped: CudaEvent) -> Result<Duration, DriverError> {
+    /// From the start to the mark `stopped`, both passed by; zero without a start.
+    pub(super) fn since_start(&mut self, stopped: CudaEvent) -> Result<Duration, DriverError> {
         let time = self.started.as_ref().map_or(Ok(0.0), |started| started.elapsed_ms(&stopped))?;
         self.spare.push(stopped);
         Ok(Duration::from_secs_f64(f64::from(time.max(0.0)) / 1e3))

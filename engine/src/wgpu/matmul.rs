@@ -37,9 +37,9 @@ pub(super) struct Product {
     pub(super) octs: [bool; 2],
 }
 
-/// What a plan depends on, of the device.
+/// What products are cut for.
 #[derive(Clone, Copy)]
-pub(super) struct Host {
+pub(super) struct Machine {
     /// Threads, if it is the processor playing a GPU.
     threads: Option<usize>,
     /// Bytes of workgroup memory.
@@ -85,14 +85,14 @@ impl Product {
     }
 
     /// As tiles of `shaders/common/gemm.wgsl`, or if it is thin the columns of `gemv.wgsl`.
-    pub(super) fn plan(&self, host: Host) -> Plan {
+    pub(super) fn plan(&self, machine: Machine) -> Plan {
         let ([batch, m, n, _], b_by_k) = (self.sizes, self.by_k[1]);
         if !self.thin() {
-            return self.plan_tiles(host);
+            return self.plan_tiles(machine);
         }
         let octs = self.octs[0] && self.octs[1];
         if octs {
-            let mut plan = self.plan_columns(host);
+            let mut plan = self.plan_columns(machine);
             plan.constants.extend([("OCT", true.into()), ("B_BY_K", b_by_k.into())]);
             return plan;
         }
@@ -103,32 +103,32 @@ impl Product {
             ("ROWS", (m as u32).into()),
             ("LANES", lanes.into()),
         ];
-        self.cut(constants, [n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32], host)
+        self.cut(constants, [n.div_ceil((256 / lanes) as usize) as u32, 1, batch as u32], machine)
     }
 
     /// As columns, for a kernel of few rows whose invocations take several elements at a time.
-    pub(super) fn plan_columns(&self, host: Host) -> Plan {
+    pub(super) fn plan_columns(&self, machine: Machine) -> Plan {
         let [batch, m, n, _] = self.sizes;
         // A GPU wants many invocations; a processor that plays one, few that do much.
-        let enough = |lanes: &u32| host.threads.is_some() || n * *lanes as usize >= ENOUGH;
+        let enough = |lanes: &u32| machine.threads.is_some() || n * *lanes as usize >= ENOUGH;
         let lanes = [8, 16].into_iter().find(enough).unwrap_or(32);
         let each = if m <= 4 && n * lanes as usize >= ENOUGH { 2 } else { 1 };
         let constants =
             vec![("ROWS", (m as u32).into()), ("LANES", lanes.into()), ("EACH", Value::Number(each))];
-        self.cut(constants, [n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32], host)
+        self.cut(constants, [n.div_ceil((256 / lanes * each) as usize) as u32, 1, batch as u32], machine)
     }
 
     /// As tiles, however few rows there are.
-    pub(super) fn plan_tiles(&self, host: Host) -> Plan {
+    pub(super) fn plan_tiles(&self, machine: Machine) -> Plan {
         let ([batch, m, n, _], [a_by_k, b_by_k], [a_oct, b_oct]) = (self.sizes, self.by_k, self.octs);
-        let [rows, cols] = if let Some(threads) = host.threads {
+        let [rows, cols] = if let Some(threads) = machine.threads {
             tile_for_processor([batch, m, n], threads)
         } else {
             // Larger tiles read less, where there is enough to do for all of the device.
             let large = m > TILE && n > TILE && groups_of([batch, m, n], [2, 2]) >= LARGE_TILES;
             if large { [2, 2] } else { [1, 1] }
         };
-        let depth = [16, 8].into_iter().find(|depth| 256 * (rows + cols) * depth <= host.shared);
+        let depth = [16, 8].into_iter().find(|depth| 256 * (rows + cols) * depth <= machine.shared);
         let constants = vec![
             ("A_BY_K", a_by_k.into()),
             ("B_BY_K", b_by_k.into()),
@@ -138,7 +138,7 @@ impl Product {
             ("A_OCT", a_oct.into()),
             ("B_OCT", b_oct.into()),
         ];
-        self.cut(constants, [tiles(n, cols), tiles(m, rows), batch as u32], host)
+        self.cut(constants, [tiles(n, cols), tiles(m, rows), batch as u32], machine)
     }
 
     /// As tiles by cooperative matrices, read as [`Wgpu::cooperative`] says.
@@ -155,10 +155,10 @@ impl Product {
     }
 
     /// Cuts along k where one matrix alone leaves the device idle.
-    fn cut(&self, constants: Vec<(&'static str, Value)>, grid: [u32; 3], host: Host) -> Plan {
+    fn cut(&self, constants: Vec<(&'static str, Value)>, grid: [u32; 3], machine: Machine) -> Plan {
         let [batch, m, n, k] = self.sizes;
         let groups = grid.iter().map(|&g| g as usize).product::<usize>();
-        let few = host.threads.unwrap_or(ENOUGH / GROUP);
+        let few = machine.threads.unwrap_or(ENOUGH / GROUP);
         let wanted = few / groups.max(1);
         let parts = if batch == 1 { wanted.min(k / PART_TERMS).min(PARTS) } else { 1 };
         Plan { constants, grid, work: batch * m * n * k.max(1), parts: parts.max(1) }
@@ -194,11 +194,11 @@ pub(super) struct Finish<'f, 'a> {
 }
 
 impl Wgpu {
-    pub(super) fn host(&self) -> Host {
+    pub(super) fn machine(&self) -> Machine {
         static THREADS: OnceLock<usize> = OnceLock::new();
         let threads = || *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
         let shared = self.limits.max_compute_workgroup_storage_size;
-        Host { threads: self.facts.software.then(threads), shared }
+        Machine { threads: self.facts.software.then(threads), shared }
     }
 
     /// Room for a product's parts, `[parts, count]` f32; `None` if there is one.
@@ -290,8 +290,8 @@ impl Kernel<MatMul> for Wgpu {
             launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
             let plan = match cooperative {
                 Some(how) => product.plan_cooperative(how),
-                None if whole => product.plan(self.host()),
-                None => product.plan(self.host()).whole(),
+                None if whole => product.plan(self.machine()),
+                None => product.plan(self.machine()).whole(),
             };
             let parts = self.parts(MatMul::NAME, &plan, m * n)?;
             let bias = match inputs.get(2) {
