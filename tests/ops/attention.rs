@@ -2,8 +2,7 @@ use engine::ops::Attention;
 use engine::{DType, Device, Op, Spec, Tensor, apply};
 use proptest::prelude::*;
 
-use crate::harness::{Check, Expect, Operand, Source, cases, compare, devices, float, same_bits, seed};
-use crate::tolerance::Class;
+use crate::harness::{Check, Operand, Source, cases, compare, devices, float, same_bits, seed};
 use crate::{gradient, oracle};
 
 /// Shapes, and how to attend.
@@ -42,21 +41,13 @@ fn cases_of(most: usize, heads: usize, d: usize) -> impl Strategy<Value = Case> 
 
 fn forward(case: Case, qkv: &[Operand; 3], mask: Option<&Operand>) -> Check {
     let [q, k, v] = qkv;
-    let oracle = |v: &_| {
-        oracle::attention(
-            &q.values,
-            &k.values,
-            v,
-            mask.map(|m| &m.values),
-            f64::from(case.scale()),
-            case.causal,
-        )
-    };
-    let (out, lse) = oracle(&v.values);
-    let weights = oracle(&v.values.map(f64::abs)).0;
-    let out = Expect::new(out, q.dtype, Class::Attention(case.sk)).scale(weights);
-    let scale = lse.map(|x| if x.is_finite() { x.abs() + 1.0 } else { 1.0 });
-    let lse = Expect::new(lse, DType::F32, Class::Attention(case.d)).scale(scale);
+    let [out, lse] = oracle::expect_attention(
+        [&q.values, &k.values, &v.values],
+        mask.map(|m| &m.values),
+        f64::from(case.scale()),
+        case.causal,
+        q.dtype,
+    );
     for device in devices() {
         let tensors: Vec<Tensor> =
             qkv.iter().chain(mask).map(|o| o.on(&device)).collect::<engine::Result<_>>()?;

@@ -1,4 +1,7 @@
+use engine::DType;
+
 use super::Array;
+use super::tolerance::{Class, Expect};
 
 /// `softmax(q·kᵀ·scale)·v` and the log-sum-exp of the scaled scores. `q [B, Sq, Hq, D]`,
 /// `k, v [B, Sk, Hkv, D]`, query head `h` reads key head `h / (Hq/Hkv)`; `mask [B, Sk]` of 0 hides a key.
@@ -33,4 +36,25 @@ pub fn attention(
         lse
     });
     (out, lse)
+}
+
+/// What [`attention`] must give: the result as `dtype`, and the log-sum-exp as f32.
+pub fn expect_attention(
+    [q, k, v]: [&Array; 3],
+    mask: Option<&Array>,
+    scale: f64,
+    causal: bool,
+    dtype: DType,
+) -> [Expect; 2] {
+    let (out, lse) = attention(q, k, v, mask, scale, causal);
+    let weights = attention(q, k, &v.map(f64::abs), mask, scale, causal).0;
+    let width = q.row_len();
+    // By Cauchy and Schwarz no sum of |q·k| is larger.
+    let longest = |x: &Array| {
+        x.data.chunks(width.max(1)).map(|row| row.iter().map(|x| x * x).sum::<f64>()).fold(0.0, f64::max)
+    };
+    let score = scale.abs() * (longest(q) * longest(k)).sqrt();
+    let class = Class::Attention { keys: k.dims[1], width, score };
+    let size = lse.map(|x| if x.is_finite() { x.abs() + 1.0 } else { 1.0 });
+    [Expect::new(out, dtype, class).scale(weights), Expect::new(lse, DType::F32, class).scale(size)]
 }

@@ -35,7 +35,7 @@ pub use adamw::{AdamW, adamw};
 pub use adamw8bit::{BLOCK, absmax, adamw8bit, decode, distance};
 pub use add_rms_norm::add_rms_norm;
 pub use affine::affine;
-pub use attention::attention;
+pub use attention::{attention, expect_attention};
 pub use binary::binary;
 pub use burst::{burst, burst_scale};
 pub use concat::concat;

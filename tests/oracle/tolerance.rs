@@ -27,18 +27,25 @@ pub enum Class {
     /// A rotation whose cosine, sine, products and sum are each rounded to the element type. `scale` counts
     /// for the dtype roundings too.
     Rotation,
-    /// Attention over so many keys. `scale` counts for the dtype roundings too.
-    Attention(usize),
+    /// Attention. `scale` counts for the dtype roundings too.
+    Attention {
+        /// Most keys that a query sees.
+        keys: usize,
+        /// Terms of a score: the head's width.
+        width: usize,
+        /// Bounds the sum of a score's terms without their signs.
+        score: f64,
+    },
     /// A gradient that sums so many terms. `scale` counts for the dtype roundings too.
     Gradient(usize),
 }
 
 /// Roundings to the element type, and roundings to f32.
 fn roundings(class: Class) -> (f64, f64) {
-    // A chain of n additions is off by n roundings at worst, and it comes to that where equal values are
-    // added (an expanded view). Kernels cut chains at some hundred terms; over the partial sums the errors
-    // have both signs and grow like √n.
-    let long = |n: usize| n.min(256) as f64 + 2.0 * (n as f64).sqrt();
+    // A sum of n terms, in whatever order, is off by n roundings of the sum of their sizes at worst (Higham 2002, §4.2), and
+    // it does come to that: small equal terms (an expanded view) after a large first one (a bias). The roundings that
+    // its terms bring along have both signs and grow like √n.
+    let long = |n: usize| n as f64 + 2.0 * (n as f64).sqrt();
     match class {
         Class::Exact => (0.0, 0.0),
         // A multiply and an add, fused or not; then the result is rounded.
@@ -50,8 +57,11 @@ fn roundings(class: Class) -> (f64, f64) {
         Class::Norm(n) => (2.0, 16.0 + long(n)),
         Class::Rotation => (3.0, 8.0),
         // Probabilities may be rounded to the element type before they weigh the values, which is what GPU
-        // matrix units and `vdpbf16ps` do; the errors of the scores come in through the exponential.
-        Class::Attention(n) => (2.0, 64.0 + long(n)),
+        // matrix units and `vdpbf16ps` do. An error of a score comes in through the exponential, and through the
+        // sum that it is divided by.
+        Class::Attention { keys, width, score } => {
+            (2.0, 64.0 + long(keys) + 2.0 * score * (2.0 + long(width)))
+        }
         // A chain of a few operations, each rounding to the element type, over saved values that were
         // rounded as well. Central differences in f64 add less than 1e-9.
         Class::Gradient(n) => (6.0, 32.0 + 2.0 * long(n)),
@@ -144,7 +154,7 @@ pub fn close(got: &[f64], expect: &Expect) -> Result<f64, Mismatch> {
         if got == rounded || (got.is_nan() && rounded.is_nan()) {
             continue;
         }
-        let by_scale = matches!(expect.class, Class::Gradient(_) | Class::Rotation | Class::Attention(_));
+        let by_scale = matches!(expect.class, Class::Gradient(_) | Class::Rotation | Class::Attention { .. });
         let relative = if by_scale { scale } else { want.abs() };
         let allowed = match expect.class {
             Class::Exact => 0.0,
