@@ -425,6 +425,22 @@ fn decoding_on_a_gpu_is_frugal() {
     assert_eq!(held(), after_one, "bytes on the device after thirty answers");
 }
 
+/// The fixtures on a GPU with subgroups of other widths, one with WebGPU's default limits, and one whose products are cut as for hardware.
+#[test]
+fn on_other_gpus() {
+    gpu::again(&[
+        "stages_losses_and_gradients",
+        "all_gradients_together",
+        "bf16_is_as_good_as_the_references",
+        "partly_valid_tiles",
+        "greedy_generation_alone_and_in_a_batch",
+        "an_adapter",
+        "five_steps_of_an_adapter",
+        "bf16_products_over_an_f32_stream",
+        "dropout_and_checkpointing",
+    ]);
+}
+
 /// The fixtures on the stand-in for CUDA's driver, under one schedule; the fastest under all, and with sanitizers.
 #[test]
 fn on_cuda() {

@@ -1,13 +1,18 @@
 //! The devices that tests of models and runs use: the processor and a GPU, or the one that `ROENTGEN_TEST_DEVICE` names (`cpu`, `wgpu`,
 //! `cuda`). Those that run themselves again on the stand-in for CUDA's driver set it (`cuda_host::again`).
 
+use std::process::Command;
 use std::sync::OnceLock;
 
 use engine::Device;
 use engine::wgpu::adapters;
 
+const DEVICE: &str = "ROENTGEN_TEST_DEVICE";
+/// Width of the vectors, in bits, that the lavapipe driver works in; its subgroups are a 32nd of it.
+pub const LAVAPIPE_WIDTH: &str = "LP_NATIVE_VECTOR_WIDTH";
+
 fn named() -> Option<String> {
-    std::env::var("ROENTGEN_TEST_DEVICE").ok().filter(|name| !name.is_empty())
+    std::env::var(DEVICE).ok().filter(|name| !name.is_empty())
 }
 
 /// Name of the adapter for tests: a part of it that `ROENTGEN_TEST_ADAPTER` gives, else that of one that is the processor
@@ -74,4 +79,45 @@ pub fn device() -> &'static Device {
         }
         Some(other) => panic!("ROENTGEN_TEST_DEVICE={other}: expected cpu, wgpu or cuda"),
     })
+}
+
+/// Settings by which the GPU of this machine is as others are: with subgroups of other widths, with WebGPU's default limits, and with
+/// products cut as for hardware.
+pub fn others() -> Vec<(&'static str, &'static str)> {
+    let mut settings = vec![("ROENTGEN_WGPU_LIMITS", "default")];
+    if adapters().iter().any(|a| a.software) {
+        settings.push(("ROENTGEN_WGPU_PLANS", "hardware"));
+    }
+    if adapters().iter().any(|a| a.name.contains("llvmpipe")) {
+        // 256 is what it does by itself.
+        settings.extend([(LAVAPIPE_WIDTH, "128"), (LAVAPIPE_WIDTH, "512")]);
+    } else {
+        println!("SKIP: the GPU has one width of subgroups");
+    }
+    settings
+}
+
+/// Runs tests of this program once more on each of those GPUs.
+///
+/// # Panics
+/// If one fails there, or does not exist.
+pub fn again(tests: &[&str]) {
+    // A second run in a second run, or one on a device of the caller's choice.
+    if std::env::var_os(DEVICE).is_some() || gpu().is_none() {
+        return;
+    }
+    for (name, value) in others() {
+        let program = std::env::current_exe().expect("a test program knows its name");
+        let mut command = Command::new(program);
+        command.args(tests).arg("--exact").env(DEVICE, "wgpu").env(name, value);
+        let output = command.output().expect("this program");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let passed = format!("{} passed", tests.len());
+        assert!(
+            output.status.success() && text.contains(&passed),
+            "{tests:?} on wgpu with {name}={value}, {}:\n{text}{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }

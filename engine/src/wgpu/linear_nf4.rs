@@ -80,7 +80,7 @@ impl Wgpu {
         let (a_at, b_at) = (a.bind(&mut launch, "a")?, b.bind(&mut launch, "b")?);
         let by_k = [a.strides[1] == 1, b.strides[0] == 1];
         let product = Product { sizes: [1, m, n, k], by_k, octs: [false; 2] };
-        let plan = product.plan(self.machine());
+        let plan = product.plan(self.machine);
         let plan = if what.add.is_some() { plan.whole() } else { plan };
         let parts = self.parts(op, &plan, m * n)?;
         if let Some(parts) = &parts {
@@ -202,14 +202,14 @@ impl Wgpu {
         } else if decode {
             k.wide("codes", codes_at, &[]);
             k.wide("x", layout.offset, &[row]);
-            product.plan_columns(self.machine())
+            product.plan_columns(self.machine)
         } else {
             let eights = step == 1 && by(8) && rank.is_multiple_of(8);
             let b_oct = eights && codes_at.is_multiple_of(4);
             let a_oct =
                 eights && (rank == 0 || k.wide("h", 0, &[rank])) && k.wide("x", layout.offset, &[row]);
             product.octs = [a_oct, b_oct];
-            product.plan(self.machine())
+            product.plan(self.machine)
         };
         let parts = self.parts(name, &plan, rows * outer)?;
         let bias = match layer.bias {
@@ -292,7 +292,7 @@ impl Wgpu {
             && k.wide("dy", layout.offset, &[layout.strides[0]]);
         let sizes = [1, rows, op.inner, outer + rank];
         let product = Product { sizes, by_k: [layout.strides[1] == 1, false], octs: [a_oct, false] };
-        k.run_product(&product.plan_tiles(self.machine()).whole())
+        k.run_product(&product.plan_tiles(self.machine).whole())
     }
 }
 

@@ -1,5 +1,4 @@
 use std::num::NonZero;
-use std::sync::OnceLock;
 use std::thread::available_parallelism;
 
 use super::cooperative::Matrices;
@@ -44,6 +43,13 @@ pub(super) struct Machine {
     threads: Option<usize>,
     /// Bytes of workgroup memory.
     shared: u32,
+}
+
+impl Machine {
+    pub(super) fn new(processor: bool, shared: u32) -> Self {
+        let threads = processor.then(|| available_parallelism().map_or(1, NonZero::get));
+        Self { threads, shared }
+    }
 }
 
 /// Tiles of so many quads across `n` elements.
@@ -194,13 +200,6 @@ pub(super) struct Finish<'f, 'a> {
 }
 
 impl Wgpu {
-    pub(super) fn machine(&self) -> Machine {
-        static THREADS: OnceLock<usize> = OnceLock::new();
-        let threads = || *THREADS.get_or_init(|| available_parallelism().map_or(1, NonZero::get));
-        let shared = self.limits.max_compute_workgroup_storage_size;
-        Machine { threads: self.facts.software.then(threads), shared }
-    }
-
     /// Room for a product's parts, `[parts, count]` f32; `None` if there is one.
     pub(super) fn parts(&self, op: &'static str, plan: &Plan, count: usize) -> Result<Option<WgpuBuffer>> {
         (plan.parts > 1).then(|| self.temporary(op, plan.parts * count * 4)).transpose()
@@ -290,8 +289,8 @@ impl Kernel<MatMul> for Wgpu {
             launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
             let plan = match cooperative {
                 Some(how) => product.plan_cooperative(how),
-                None if whole => product.plan(self.machine()),
-                None => product.plan(self.machine()).whole(),
+                None if whole => product.plan(self.machine),
+                None => product.plan(self.machine).whole(),
             };
             let parts = self.parts(MatMul::NAME, &plan, m * n)?;
             let bias = match inputs.get(2) {

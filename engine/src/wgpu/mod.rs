@@ -48,6 +48,7 @@ pub use adapter::{AdapterFacts, adapters};
 use buffer::Pool;
 pub use buffer::WgpuBuffer;
 pub use cooperative::Matrices;
+use matmul::Machine;
 use pipelines::Pipelines;
 use problems::{Problems, poll};
 use recorded::Recorded;
@@ -66,6 +67,9 @@ pub mod shaders {
 /// Submits every launch by itself and checks it, so that an error names its operation.
 const SYNC: &str = "ROENTGEN_WGPU_SYNC";
 
+/// `hardware` cuts products as for a GPU also where it is the processor that plays one: for tests of those kernels.
+const PLANS: &str = "ROENTGEN_WGPU_PLANS";
+
 /// A GPU.
 pub struct Wgpu {
     facts: AdapterFacts,
@@ -79,6 +83,7 @@ pub struct Wgpu {
     /// Tables that kernels read, by what they are.
     constants: Mutex<HashMap<(&'static str, u64), Arc<WgpuBuffer>>>,
     reading: cooperative::Reading,
+    machine: Machine,
     sync: bool,
 }
 
@@ -89,6 +94,11 @@ impl Wgpu {
     /// If there is none, or it refuses.
     pub fn open(name: Option<&str>) -> Result<Self> {
         let adapter::Opened { facts, info, device, queue, limits } = adapter::open(name)?;
+        let processor = match std::env::var(PLANS).as_deref() {
+            Ok("hardware") => false,
+            Err(_) | Ok("") => facts.software,
+            Ok(other) => return Err(Error::Device(format!("wgpu: {PLANS}={other}: unknown; use hardware"))),
+        };
         let problems = Arc::new(Problems::default());
         let (uncaptured, lost) = (problems.clone(), problems.clone());
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.note(error.to_string())));
@@ -102,6 +112,7 @@ impl Wgpu {
             recorded,
             problems,
             device,
+            machine: Machine::new(processor, limits.max_compute_workgroup_storage_size),
             limits,
             pool: Arc::new(pool),
             constants: Mutex::default(),
