@@ -7,6 +7,7 @@ struct Params {
     k: u32,
     ldc: u32,
     first: u32,
+    row_tile: u32,
     outer: u32,
     dy_at: u32,
     dy_row: u32,

@@ -103,7 +103,7 @@ export class Ops {
       params: {
         a: new View([], a.offset).words,
         b: new View([], w.offset).words,
-        m, n, k, ldc: n, first: 0, a_row: k, a_col: 1, b_row: 1, b_col: k,
+        m, n, k, ldc: n, first: 0, row_tile: 0, a_row: k, a_col: 1, b_row: 1, b_col: k,
         bias_at: bias?.offset ?? 0,
         bias_step: bias ? 1 : 0,
       },

@@ -6,10 +6,10 @@
 //   fn a_at(row: u32, k: u32) -> f32          an element that exists
 //   fn b_at(k: u32, col: u32) -> f32
 //   fn finish(row: u32, col: u32, sum: f32) -> f32
-// and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's.
+// and binds the output y, row-major with rows of p.ldc elements, of which columns p.first.. are this launch's (or that begins at p.first).
 // Where A_OCT or B_OCT is set, eight neighbours along k are loaded together, and p.k divides by eight:
 //   fn a_oct(row: u32, k: u32) -> Oct, fn b_oct(k: u32, col: u32) -> Oct
-// Parameters: p.m, p.n, p.k, p.ldc, p.first. Where there are PARTS, y is f32 [PARTS, m, n].
+// Parameters: p.m, p.n, p.k, p.ldc, p.first, p.row_tile (the row of tiles that the grid begins with). Where there are PARTS, y is f32 [PARTS, m, n].
 #include "common/parts.wgsl"
 
 // Whether neighbours along k lie side by side in memory: which way invocations walk while they load.
@@ -58,7 +58,7 @@ fn b_quad(k: u32, col: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     begin(batch_of(group.z));
     let end = part_begin(part_of(group.z) + 1u, p.k);
-    let row0 = group.y * 4u * ROWS16;
+    let row0 = (p.row_tile + group.y) * 4u * ROWS16;
     let col0 = group.x * 4u * COLS16;
     let tx = local % 16u;
     let ty = local / 16u;

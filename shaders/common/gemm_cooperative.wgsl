@@ -37,7 +37,7 @@ var<workgroup> c_tile: array<f32, 8u * EDGE * EDGE>;
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
     begin(group.z);
-    let row0 = group.y * 64u;
+    let row0 = (p.row_tile + group.y) * 64u;
     let col0 = group.x * 64u;
     let team_row = here.subgroup / 2u * 16u;
     let team_col = here.subgroup % 2u * 32u;

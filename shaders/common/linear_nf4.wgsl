@@ -8,6 +8,7 @@ struct Params {
     k: u32,
     ldc: u32,
     first: u32,
+    row_tile: u32,
     inner: u32,
     x_at: u32,
     x_row: u32,

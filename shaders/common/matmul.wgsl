@@ -10,6 +10,7 @@ struct Params {
     k: u32,
     ldc: u32,
     first: u32,
+    row_tile: u32,
     a_row: u32,
     a_col: u32,
     b_row: u32,

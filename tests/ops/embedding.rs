@@ -37,6 +37,18 @@ proptest! {
     }
 }
 
+/// A table larger than what a GPU binds at once if it is asked to bind little (`paths` asks).
+#[test]
+fn a_table_in_pieces_matches() {
+    for dtype in [DType::F32, DType::BF16] {
+        let mut source = Source::new(8);
+        let table = Operand::dense(&source.normal(&[1100, 512], dtype).values, dtype);
+        let ids = ids(&mut source, &[3, 20], 1100);
+        let want = Expect::new(oracle::embedding(&table.values, &ids.values), dtype, Class::Exact);
+        check(&[&table, &ids], |t| t[0].embedding(&t[1]), &want).unwrap();
+    }
+}
+
 #[test]
 fn threads_change_nothing() {
     for dtype in [DType::F32, DType::BF16] {

@@ -1,9 +1,11 @@
 use engine::ops::MatMul;
-use engine::{DType, Device, Tensor};
+use engine::{DType, Device, Tensor, Wgpu};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Operand, Source, cases, check, cuda, dims, full_dims, same_bits, seed};
+use crate::harness::{
+    Expect, Operand, Source, cases, check, cuda, devices, dims, full_dims, same_bits, seed,
+};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -131,6 +133,31 @@ fn tile_edges_match() {
             let want = expect(&a.values, &b.values, None, DType::F32);
             let op = MatMul { out: DType::F32 };
             check(&[&a, &b], |t| engine::apply_one(op.clone(), &[&t[0], &t[1]]), &want).unwrap();
+        }
+    }
+}
+
+/// Larger than what a GPU binds at once if it is asked to bind little (`paths` asks): by columns where B lies column by column, by terms
+/// where it lies row by row; and more work than one dispatch.
+#[test]
+fn products_in_pieces_match() {
+    if devices().iter().all(|device| device.backend::<Wgpu>().is_none()) {
+        return;
+    }
+    for (seed, turned) in [false, true].into_iter().enumerate() {
+        let mut source = Source::new(seed as u64);
+        let mut dense =
+            |dims: [usize; 2]| Operand::dense(&source.normal(&dims, DType::F32).values, DType::F32);
+        let (a, b) = (dense([70, 520]), dense(if turned { [530, 520] } else { [520, 530] }));
+        let bias = Operand::dense(&source.normal(&[530], DType::F32).values, DType::F32);
+        let values = if turned { b.values.permute(&[1, 0]) } else { b.values.clone() };
+        for out in [DType::F32, DType::BF16] {
+            let want = expect(&a.values, &values, Some(&bias.values), out);
+            let product = |t: &[Tensor]| {
+                let b = if turned { t[1].t()? } else { t[1].clone() };
+                engine::apply_one(MatMul { out }, &[&t[0], &b, &t[2]])
+            };
+            check(&[&a, &b, &bias], product, &want).unwrap();
         }
     }
 }

@@ -72,6 +72,9 @@ fn the_gpu_passes_as_others_are() {
     for setting in others() {
         again("wgpu", &[], &[setting, ("PROPTEST_CASES", &cases(4))]);
     }
+    // What is too large to be bound, or to be worked on by one dispatch.
+    let large = ["matmul::", "linear", "embedding::", "patch_conv::"];
+    again("wgpu", &large, &[("ROENTGEN_WGPU_PLANS", "pieces"), ("PROPTEST_CASES", &cases(4))]);
 }
 
 /// Draws of a property, unless `PROPTEST_CASES` asks for others.

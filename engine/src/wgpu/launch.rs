@@ -8,6 +8,7 @@ use ::wgpu;
 use super::Wgpu;
 use super::adapter::block_on;
 use super::buffer::WgpuBuffer;
+use super::matmul::Machine;
 use super::pipelines::Built;
 use super::recorded::{Key, Launched};
 use super::source::{Access, Binding, Value, Variant, WORKGROUP};
@@ -19,7 +20,7 @@ use crate::{DType, Dims, Error, Input, Layout, Output, Result};
 /// Most workgroups along one dimension of a dispatch (WebGPU's default limit).
 const MOST_GROUPS: u32 = 65_535;
 /// Bindings start at multiples of this (WebGPU's default limit; no device asks for more).
-const BIND_ALIGN: usize = 256;
+pub(super) const BIND_ALIGN: usize = 256;
 
 /// A tensor bound to a kernel.
 struct Bound<'a> {
@@ -48,6 +49,8 @@ pub(super) struct Launch<'a> {
     bound: Vec<Bound<'a>>,
     params: Vec<u8>,
     faults: Vec<(usize, Fault)>,
+    /// Where the first row of tiles stands among the parameters.
+    row_tile: Option<usize>,
     work: u64,
 }
 
@@ -70,6 +73,7 @@ impl Wgpu {
             bound: Vec::with_capacity(8),
             params: Vec::with_capacity(256),
             faults: Vec::new(),
+            row_tile: None,
             work: 0,
         }
     }
@@ -115,6 +119,21 @@ impl<'a> Launch<'a> {
         self.faults.push((self.params.len(), fault));
         self.params.extend_from_slice(&[0; 4]);
         self
+    }
+
+    /// The row of tiles that the grid begins with, as a parameter: [`Self::set_row_tile`] sets it.
+    pub(super) fn row_tile(&mut self) -> Result<&mut Self> {
+        self.row_tile = Some(self.params.len());
+        self.word(0)
+    }
+
+    pub(super) fn set_row_tile(&mut self, first: u32) {
+        let at = self.row_tile.expect("a product's kernel has the parameter");
+        self.params[at..at + 4].copy_from_slice(&first.to_le_bytes());
+    }
+
+    pub(super) fn machine(&self) -> Machine {
+        self.gpu.machine
     }
 
     /// What the launch computes, in multiply-adds or loads; without it, what its grid could.

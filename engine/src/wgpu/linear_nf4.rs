@@ -90,8 +90,11 @@ impl Wgpu {
             let access = if aligned { Access::Whole } else { Access::Shared };
             launch.bind("y", y.0, y.1, access, 0, m * n)?;
         }
-        let words = [m, n, k, n, 0, a_at, a.strides[0], a.strides[1], b_at, b.strides[0], b.strides[1]];
-        for word in words {
+        for word in [m, n, k, n, 0] {
+            launch.word(word)?;
+        }
+        launch.row_tile()?;
+        for word in [a_at, a.strides[0], a.strides[1], b_at, b.strides[0], b.strides[1]] {
             launch.word(word)?;
         }
         let factor = if parts.is_some() { 1.0 } else { what.factor };
@@ -186,10 +189,13 @@ impl Wgpu {
         let mut k = self.kernel(kernel, name);
         let codes_at = packed.bind(&mut k)?;
         let layout = k.read("x", x)?;
-        for word in [rows, outer, inner + rank, outer, 0, inner, layout.offset] {
+        for word in [rows, outer, inner + rank, outer, 0] {
             k.word(word)?;
         }
-        k.word(layout.strides[0])?.word(layout.strides[1])?.word(rank)?;
+        k.row_tile()?;
+        for word in [inner, layout.offset, layout.strides[0], layout.strides[1], rank] {
+            k.word(word)?;
+        }
         let b = match &layer.low {
             Some((h, b)) => {
                 h.bind(&mut k, "h")?;
@@ -271,10 +277,13 @@ impl Wgpu {
         packed.bind(&mut k)?;
         let layout = k.read("dy", dy)?;
         let rank = low.map_or(0, |(_, a)| a.dims[0]);
-        for word in [rows, op.inner, outer + rank, op.inner, 0, outer, layout.offset] {
+        for word in [rows, op.inner, outer + rank, op.inner, 0] {
             k.word(word)?;
         }
-        k.word(layout.strides[0])?.word(layout.strides[1])?.word(rank)?;
+        k.row_tile()?;
+        for word in [outer, layout.offset, layout.strides[0], layout.strides[1], rank] {
+            k.word(word)?;
+        }
         let a = match low {
             Some((u, a)) => {
                 u.bind(&mut k, "u")?;

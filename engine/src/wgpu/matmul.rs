@@ -2,7 +2,7 @@ use std::num::NonZero;
 use std::thread::available_parallelism;
 
 use super::cooperative::Matrices;
-use super::launch::Launch;
+use super::launch::{BIND_ALIGN, Launch};
 use super::source::{Access, Value};
 use super::view::View;
 use super::{Wgpu, WgpuBuffer};
@@ -43,12 +43,21 @@ pub(super) struct Machine {
     threads: Option<usize>,
     /// Bytes of workgroup memory.
     shared: u32,
+    /// Most multiply-adds of one dispatch.
+    dispatch: usize,
 }
 
 impl Machine {
-    pub(super) fn new(processor: bool, shared: u32) -> Self {
+    pub(super) fn new(processor: bool, shared: u32, dispatch: usize) -> Self {
         let threads = processor.then(|| available_parallelism().map_or(1, NonZero::get));
-        Self { threads, shared }
+        Self { threads, shared, dispatch }
+    }
+
+    /// Pieces of `rows` rows of workgroups that do `work` in all: first and count.
+    fn row_tiles(&self, rows: u32, work: usize) -> impl Iterator<Item = [u32; 2]> {
+        let each = work.div_ceil(rows.max(1) as usize).max(1);
+        let step = u32::try_from((self.dispatch / each).max(1)).unwrap_or(u32::MAX);
+        (0..rows).step_by(step as usize).map(move |first| [first, step.min(rows - first)])
     }
 }
 
@@ -179,17 +188,23 @@ impl Plan {
 }
 
 impl Launch<'_> {
-    /// Launches a product as planned.
+    /// Launches a product as planned: at once, or if that would keep a slow device busy for longer than watchdogs wait, by rows of
+    /// workgroups.
     pub(super) fn run_product(&mut self, plan: &Plan) -> Result<()> {
         for &(name, value) in &plan.constants {
             self.constant(name, value);
         }
-        let mut grid = plan.grid;
+        let [across, down, mut deep] = plan.grid;
         if plan.parts > 1 {
             self.constant("PARTS", plan.parts as u32);
-            grid[2] = plan.parts as u32;
+            deep = plan.parts as u32;
         }
-        self.work(plan.work).run(grid)
+        for [first, rows] in self.machine().row_tiles(down, plan.work) {
+            self.set_row_tile(first);
+            let work = plan.work / down as usize * rows as usize;
+            self.work(work.max(1)).run([across, rows, deep])?;
+        }
+        Ok(())
     }
 }
 
@@ -229,6 +244,52 @@ impl Wgpu {
     }
 }
 
+/// Pieces of a product whose B cannot be bound whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Pieces {
+    One,
+    /// Of so many columns.
+    Columns(usize),
+    /// Of so many terms of each sum: their sums are added afterwards.
+    Terms(usize),
+}
+
+impl Pieces {
+    /// For a B `[k, n]` with these steps from row to row and from column to column, where `most` elements can be bound.
+    fn of([k, n]: [usize; 2], [row, col]: [usize; 2], span: usize, most: usize) -> Self {
+        // A binding begins up to 256 bytes before what is read.
+        let most = most.saturating_sub(BIND_ALIGN);
+        if span <= most {
+            return Self::One;
+        }
+        let columns = most.saturating_sub(k.saturating_sub(1) * row) / col.max(1) / TILE * TILE;
+        let terms = most.saturating_sub(n.saturating_sub(1) * col) / row.max(1) / 8 * 8;
+        match (columns, terms) {
+            (1.., _) => Self::Columns(columns),
+            (_, 1..) => Self::Terms(terms),
+            // Binding it says what is wrong.
+            _ => Self::One,
+        }
+    }
+}
+
+/// A stack of products: what lies where, and one piece of it.
+struct Stacked<'p, 'a> {
+    op: &'p [Input<'a, Wgpu>],
+    /// Dimensions before the matrices of B, and of A.
+    lead: usize,
+    /// Sizes and steps of the stacks of A and of B, dimension by dimension.
+    stacks: [Vec<(usize, usize)>; 2],
+    sizes: [usize; 4],
+}
+
+/// Columns and terms of one launch: first and count.
+#[derive(Clone, Copy)]
+struct Piece {
+    columns: [usize; 2],
+    terms: [usize; 2],
+}
+
 impl Kernel<MatMul> for Wgpu {
     fn run(&self, _: &MatMul, inputs: &[Input<'_, Self>], outputs: &mut [Output<'_, Self>]) -> Result<()> {
         let (a, b, y) = (&inputs[0], &inputs[1], &outputs[0]);
@@ -252,67 +313,133 @@ impl Kernel<MatMul> for Wgpu {
         if batch * m * n == 0 {
             return Ok(());
         }
-        let (b_row, b_col) = (b.layout.strides[lead], b.layout.strides[lead + 1]);
-        // A weight that cannot be bound whole goes by ranges of columns.
+        let all = Stacked { op: inputs, lead, stacks: [a_stack, b_stack], sizes: [batch, m, n, k] };
         let most = self.limits.max_storage_buffer_binding_size as usize / b.dtype.size();
-        let whole = b.layout.span() + 256 <= most;
-        let step = if whole {
-            n
-        } else {
-            (most / b_col.max(1)).saturating_sub(k * b_row + 256).max(TILE) / TILE * TILE
-        };
-        for first in (0..n).step_by(step) {
-            let columns = step.min(n - first);
-            let part = if whole { *b.layout } else { b.layout.narrow(lead + 1, first, columns)? };
-            let b = Input { layout: &part, dtype: b.dtype, buffer: b.buffer };
-            let (a_row, a_col) = (a.layout.strides[lead], a.layout.strides[lead + 1]);
-            let mut product = Product {
-                sizes: [batch, m, columns, k],
-                by_k: [a_col == 1, b_row == 1],
-                octs: [a_col == 1 && k.is_multiple_of(8), b_row == 1 && k.is_multiple_of(8)],
-            };
-            let cooperative = self.cooperative(&product, [a.dtype, b.dtype]);
-            let kernel = match cooperative {
-                Some(_) => "matmul_cooperative",
-                None if product.thin() => "matmul_thin",
-                None => "matmul",
-            };
-            let mut launch = self.kernel(kernel, MatMul::NAME);
-            let (a_view, b_view) = (launch.read("a", a)?, launch.read("b", &b)?);
-            let steps = |row: usize, stack: &[(usize, usize)]| -> Vec<usize> {
-                stack.iter().map(|d| d.1).chain([row]).collect()
-            };
-            product.octs[0] = product.octs[0] && launch.wide("a", a_view.offset, &steps(a_row, &a_stack));
-            product.octs[1] = product.octs[1] && launch.wide("b", b_view.offset, &steps(b_col, &b_stack));
-            launch.constant("STACKED", batch > 1);
-            launch.view(&View::of(a_stack.iter().copied(), a_view.offset));
-            launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
-            let plan = match cooperative {
-                Some(how) => product.plan_cooperative(how),
-                None if whole => product.plan(self.machine),
-                None => product.plan(self.machine).whole(),
-            };
-            let parts = self.parts(MatMul::NAME, &plan, m * n)?;
-            let bias = match inputs.get(2) {
-                Some(bias) if parts.is_none() => {
-                    let step = bias.layout.strides[0];
-                    [launch.read("bias", bias)?.offset + first * step, step]
+        let steps = [b.layout.strides[lead], b.layout.strides[lead + 1]];
+        match Pieces::of([k, n], steps, b.layout.span(), most) {
+            Pieces::One => self.piece(&all, Piece { columns: [0, n], terms: [0, k] }, None, y),
+            Pieces::Columns(step) => (0..n).step_by(step).try_for_each(|first| {
+                let columns = [first, step.min(n - first)];
+                self.piece(&all, Piece { columns, terms: [0, k] }, None, y)
+            }),
+            Pieces::Terms(step) => {
+                let count = k.div_ceil(step);
+                let sums = self.temporary(MatMul::NAME, count * batch * m * n * 4)?;
+                for i in 0..count {
+                    let terms = [i * step, step.min(k - i * step)];
+                    self.piece(&all, Piece { columns: [0, n], terms }, Some((&sums, i)), y)?;
                 }
-                _ => [0, 0],
-            };
-            match &parts {
-                Some(parts) => launch.scratch("y", parts, DType::F32, Access::Whole)?,
-                None => launch.output_by_rows("y", y, n.is_multiple_of(y.lanes()))?,
-            };
-            for word in [m, columns, k, n, first, a_row, a_col, b_row, b_col, bias[0], bias[1]] {
-                launch.word(word)?;
-            }
-            launch.run_product(&plan)?;
-            if let Some(parts) = &parts {
                 let finish = Finish { factor: 1.0, bias: inputs.get(2) };
-                self.sum_parts(MatMul::NAME, (parts, plan.parts), [m, n], &finish, (y.buffer, y.dtype))?;
+                self.sum_parts(MatMul::NAME, (&sums, count), [batch * m, n], &finish, (y.buffer, y.dtype))
             }
         }
-        Ok(())
+    }
+}
+
+impl Wgpu {
+    /// Launches one piece of a product; into place `i` of `sums [pieces, batch·m, n]`, or into `y` with the bias.
+    fn piece(
+        &self,
+        all: &Stacked<'_, '_>,
+        piece: Piece,
+        sums: Option<(&WgpuBuffer, usize)>,
+        y: &Output<'_, Self>,
+    ) -> Result<()> {
+        let (inputs, lead) = (all.op, all.lead);
+        let ([batch, m, n, k], [a_stack, b_stack]) = (all.sizes, &all.stacks);
+        let (Piece { columns: [first, columns], terms: [from, terms] }, [a, b]) =
+            (piece, [&inputs[0], &inputs[1]]);
+        let a_part = a.layout.narrow(lead + 1, from, terms)?;
+        let b_part = b.layout.narrow(lead, from, terms)?.narrow(lead + 1, first, columns)?;
+        let a = Input { layout: &a_part, dtype: a.dtype, buffer: a.buffer };
+        let b = Input { layout: &b_part, dtype: b.dtype, buffer: b.buffer };
+        let [a_row, a_col] = [a.layout.strides[lead], a.layout.strides[lead + 1]];
+        let [b_row, b_col] = [b.layout.strides[lead], b.layout.strides[lead + 1]];
+        let mut product = Product {
+            sizes: [batch, m, columns, terms],
+            by_k: [a_col == 1, b_row == 1],
+            octs: [a_col == 1 && terms.is_multiple_of(8), b_row == 1 && terms.is_multiple_of(8)],
+        };
+        let cooperative = self.cooperative(&product, [a.dtype, b.dtype]);
+        let kernel = match cooperative {
+            Some(_) => "matmul_cooperative",
+            None if product.thin() => "matmul_thin",
+            None => "matmul",
+        };
+        let mut launch = self.kernel(kernel, MatMul::NAME);
+        let (a_view, b_view) = (launch.read("a", &a)?, launch.read("b", &b)?);
+        let steps = |row: usize, stack: &[(usize, usize)]| -> Vec<usize> {
+            stack.iter().map(|d| d.1).chain([row]).collect()
+        };
+        product.octs[0] = product.octs[0] && launch.wide("a", a_view.offset, &steps(a_row, a_stack));
+        product.octs[1] = product.octs[1] && launch.wide("b", b_view.offset, &steps(b_col, b_stack));
+        launch.constant("STACKED", batch > 1);
+        launch.view(&View::of(a_stack.iter().copied(), a_view.offset));
+        launch.view(&View::of(b_stack.iter().copied(), b_view.offset));
+        let whole = columns == n && terms == k;
+        let plan = match cooperative {
+            Some(how) => product.plan_cooperative(how),
+            None if whole => product.plan(self.machine),
+            None => product.plan(self.machine).whole(),
+        };
+        let parts = self.parts(MatMul::NAME, &plan, m * n)?;
+        let bias = match inputs.get(2) {
+            Some(bias) if parts.is_none() && sums.is_none() => {
+                let step = bias.layout.strides[0];
+                [launch.read("bias", bias)?.offset + first * step, step]
+            }
+            _ => [0, 0],
+        };
+        let out = match (&parts, sums) {
+            (Some(parts), _) => {
+                launch.scratch("y", parts, DType::F32, Access::Whole)?;
+                0
+            }
+            (None, Some((sums, i))) => {
+                launch.bind("y", sums, DType::F32, Access::Whole, i * batch * m * n, batch * m * n)?
+            }
+            (None, None) => {
+                launch.output_by_rows("y", y, n.is_multiple_of(y.lanes()))?;
+                first
+            }
+        };
+        for word in [m, columns, terms, n, out] {
+            launch.word(word)?;
+        }
+        launch.row_tile()?;
+        for word in [a_row, a_col, b_row, b_col, bias[0], bias[1]] {
+            launch.word(word)?;
+        }
+        launch.run_product(&plan)?;
+        let Some(parts) = &parts else { return Ok(()) };
+        let finish = Finish { factor: 1.0, bias: inputs.get(2) };
+        self.sum_parts(MatMul::NAME, (parts, plan.parts), [m, n], &finish, (y.buffer, y.dtype))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Machine, Pieces};
+
+    #[test]
+    fn a_matrix_that_cannot_be_bound_goes_by_columns_or_by_terms() {
+        let (k, n) = (49_280, 2_048);
+        // 128 MiB of bf16.
+        let most = 64 << 20;
+        // Row by row, as dx = dy·W reads it; column by column, as y = x·Wᵀ does.
+        let rows = Pieces::of([k, n], [n, 1], k * n, most);
+        assert_eq!(rows, Pieces::Terms(32_760));
+        assert_eq!(Pieces::of([n, k], [1, n], k * n, most), Pieces::Columns(32_704));
+        assert_eq!(Pieces::of([k, n], [n, 1], k * n, 2 * most), Pieces::One);
+    }
+
+    #[test]
+    fn one_dispatch_is_at_most_so_much_work() {
+        let machine = Machine { threads: None, shared: 16384, dispatch: 1000 };
+        let pieces = |rows, work| machine.row_tiles(rows, work).collect::<Vec<_>>();
+        assert_eq!(pieces(5, 1000), [[0, 5]]);
+        assert_eq!(pieces(5, 2000), [[0, 2], [2, 2], [4, 1]]);
+        assert_eq!(pieces(3, 9000), [[0, 1], [1, 1], [2, 1]]);
+        assert!(pieces(0, 0).is_empty());
     }
 }

@@ -67,7 +67,8 @@ pub mod shaders {
 /// Submits every launch by itself and checks it, so that an error names its operation.
 const SYNC: &str = "ROENTGEN_WGPU_SYNC";
 
-/// `hardware` cuts products as for a GPU also where it is the processor that plays one: for tests of those kernels.
+/// How products are cut, for tests: `hardware` as for a GPU also where it is the processor that plays one, `pieces` into
+/// bindings and dispatches so small that tests' matrices have several.
 const PLANS: &str = "ROENTGEN_WGPU_PLANS";
 
 /// A GPU.
@@ -93,12 +94,19 @@ impl Wgpu {
     /// # Errors
     /// If there is none, or it refuses.
     pub fn open(name: Option<&str>) -> Result<Self> {
-        let adapter::Opened { facts, info, device, queue, limits } = adapter::open(name)?;
-        let processor = match std::env::var(PLANS).as_deref() {
-            Ok("hardware") => false,
-            Err(_) | Ok("") => facts.software,
-            Ok(other) => return Err(Error::Device(format!("wgpu: {PLANS}={other}: unknown; use hardware"))),
-        };
+        let adapter::Opened { facts, info, device, queue, mut limits } = adapter::open(name)?;
+        let (mut processor, mut dispatch) = (facts.software, stream::DISPATCH);
+        match std::env::var(PLANS).as_deref() {
+            Err(_) | Ok("") => {}
+            Ok("hardware") => processor = false,
+            Ok("pieces") => {
+                limits.max_storage_buffer_binding_size = 1 << 20;
+                dispatch = 50_000;
+            }
+            Ok(other) => {
+                return Err(Error::Device(format!("wgpu: {PLANS}={other}: unknown; use hardware or pieces")));
+            }
+        }
         let problems = Arc::new(Problems::default());
         let (uncaptured, lost) = (problems.clone(), problems.clone());
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.note(error.to_string())));
@@ -112,7 +120,7 @@ impl Wgpu {
             recorded,
             problems,
             device,
-            machine: Machine::new(processor, limits.max_compute_workgroup_storage_size),
+            machine: Machine::new(processor, limits.max_compute_workgroup_storage_size, dispatch),
             limits,
             pool: Arc::new(pool),
             constants: Mutex::default(),

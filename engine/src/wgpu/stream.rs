@@ -23,6 +23,8 @@ const LAUNCHES: usize = 192;
 /// Operations (multiply-adds, loads) of a batch: below half a second on a processor that plays GPU, where watchdogs
 /// wait two.
 const WORK: u64 = 3_000_000_000;
+/// Multiply-adds of one dispatch of a product: somewhat more than half a second on a slow integrated GPU (20 GMAC/s).
+pub(super) const DISPATCH: usize = 4 * WORK as usize;
 /// Batches on their way; the next submission waits for the oldest.
 const IN_FLIGHT: usize = 4;
 /// Bytes that cross to or from the device at a time. The queue copies what it is to write: two parts of so many bytes
