@@ -45,7 +45,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 pub use adapter::{AdapterFacts, adapters};
-use buffer::Pool;
+use buffer::{Pool, Refusal};
 pub use buffer::WgpuBuffer;
 pub use cooperative::Matrices;
 use pipelines::Pipelines;
@@ -162,9 +162,22 @@ impl Wgpu {
         Ok(buffer)
     }
 
+    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room or is gone.
+    fn lend(&self, bytes: usize) -> Option<(WgpuBuffer, bool)> {
+        match self.pool.lend(bytes) {
+            Err(Refusal::ForNow) => {
+                // What went wrong is the next read's to tell.
+                let _ = self.stream.lock().unwrap().finish();
+                self.pool.trim();
+                self.pool.lend(bytes).ok()
+            }
+            lent => lent.ok(),
+        }
+    }
+
     /// Room for a kernel's intermediate values.
     fn temporary(&self, op: &'static str, bytes: usize) -> Result<WgpuBuffer> {
-        if let Some((buffer, _)) = self.pool.lend(bytes) {
+        if let Some((buffer, _)) = self.lend(bytes) {
             return Ok(buffer);
         }
         self.problems.alive(|| format!("{op}: {bytes} bytes for intermediate values"))?;
@@ -190,7 +203,7 @@ impl Backend for Wgpu {
     type Buffer = WgpuBuffer;
 
     fn allocate(&self, bytes: usize) -> Option<WgpuBuffer> {
-        let (buffer, fresh) = self.pool.lend(bytes)?;
+        let (buffer, fresh) = self.lend(bytes)?;
         if !fresh {
             self.stream.lock().unwrap().clear(&buffer);
         }
@@ -198,7 +211,7 @@ impl Backend for Wgpu {
     }
 
     fn allocate_for_output(&self, bytes: usize) -> Option<WgpuBuffer> {
-        Some(self.pool.lend(bytes)?.0)
+        Some(self.lend(bytes)?.0)
     }
 
     fn write(&self, buffer: &WgpuBuffer, at: usize, data: &[u8]) -> Result<()> {
@@ -227,5 +240,25 @@ impl Backend for Wgpu {
 
     fn description(&self) -> String {
         format!("{}: {} ({})", Self::NAME, self.facts.name, self.facts.driver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A software adapter, or any; without one `None`, said in a line that begins with `SKIP:`. With `REQUIRE_WGPU=1` that is
+    /// a failure.
+    pub(super) fn open() -> Option<Device> {
+        let all = adapters();
+        let name = all.iter().find(|a| a.software).or(all.first()).map(|a| a.name.as_str());
+        match Device::wgpu(name) {
+            Ok(device) => Some(device),
+            Err(e) if std::env::var("REQUIRE_WGPU").is_ok_and(|v| v == "1") => panic!("{e}"),
+            Err(e) => {
+                println!("SKIP: {e}");
+                None
+            }
+        }
     }
 }

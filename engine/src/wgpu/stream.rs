@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::wgpu;
 
 use super::buffer::WgpuBuffer;
-use super::problems::{Problems, poll};
+use super::problems::{Problems, poll, watched};
 use super::timestamps::{self, Timestamps};
 use crate::Error;
 use crate::error::Result;
@@ -345,18 +345,27 @@ impl Stream {
         Ok(())
     }
 
+    /// A buffer of at least so many bytes that the host can read.
+    fn staging(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: bytes.next_power_of_two().max(4096),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        match watched(&self.device, || self.device.create_buffer(&descriptor)) {
+            (buffer, None) => Ok(buffer),
+            (_, Some(e)) => Err(Error::Device(format!("wgpu: no room to read {bytes} bytes through: {e}"))),
+        }
+    }
+
     /// As [`Self::download`], whole words.
     fn download_words(&mut self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         let most = data.len().min(CHUNK);
         let needed = (most + 4 * FAULT) as u64;
         let staging = match self.readback.take().filter(|b| b.size() >= needed) {
             Some(staging) => staging,
-            None => self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: needed.next_power_of_two().max(4096),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }),
+            None => self.staging(needed)?,
         };
         let mut start = 0;
         loop {
