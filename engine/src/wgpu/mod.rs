@@ -7,6 +7,7 @@
 mod accessors;
 mod adapter;
 mod buffer;
+mod choice;
 mod cooperative;
 mod known;
 mod launch;
@@ -45,8 +46,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 pub use adapter::{AdapterFacts, adapters};
-use buffer::{Pool, Refusal};
 pub use buffer::WgpuBuffer;
+use buffer::{Pool, Refusal};
 pub use cooperative::Matrices;
 use pipelines::Pipelines;
 use problems::{Problems, poll};
@@ -83,10 +84,11 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Opens the first adapter whose name contains `name`, in any case; without a name the first there is.
+    /// Opens the adapter of this name, in any case, or whose name has it as a part; `NAME#2` is the second of those. Without a
+    /// name the first there is.
     ///
     /// # Errors
-    /// If there is none, or it refuses.
+    /// If there is none, the part is one of several GPUs' names, or it refuses.
     pub fn open(name: Option<&str>) -> Result<Self> {
         let adapter::Opened { facts, info, device, queue, limits } = adapter::open(name)?;
         let problems = Arc::new(Problems::default());
@@ -187,10 +189,10 @@ impl Wgpu {
 }
 
 impl Device {
-    /// A GPU: the first adapter whose name contains `name`, in any case; without a name the first there is.
+    /// A GPU, by name as [`Wgpu::open`] has it.
     ///
     /// # Errors
-    /// If there is none, or it refuses.
+    /// As there.
     pub fn wgpu(name: Option<&str>) -> Result<Self> {
         let device = Self::new(Wgpu::open(name)?);
         cooperative::settle(&device);
@@ -244,21 +246,4 @@ impl Backend for Wgpu {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A software adapter, or any; without one `None`, said in a line that begins with `SKIP:`. With `REQUIRE_WGPU=1` that is
-    /// a failure.
-    pub(super) fn open() -> Option<Device> {
-        let all = adapters();
-        let name = all.iter().find(|a| a.software).or(all.first()).map(|a| a.name.as_str());
-        match Device::wgpu(name) {
-            Ok(device) => Some(device),
-            Err(e) if std::env::var("REQUIRE_WGPU").is_ok_and(|v| v == "1") => panic!("{e}"),
-            Err(e) => {
-                println!("SKIP: {e}");
-                None
-            }
-        }
-    }
-}
+mod tests;

@@ -172,7 +172,8 @@ impl Pipelines {
         if std::env::var(SHOW).is_ok_and(|show| show == name || show == "all") {
             eprintln!("// {name} {variant:?}\n{}", source.text);
         }
-        let ((pipeline, layout), refused) = watched(&self.device, || self.compile(name, source.text, &source.bindings));
+        let ((pipeline, layout), refused) =
+            watched(&self.device, || self.compile(name, source.text, &source.bindings));
         match refused {
             None => Ok(Built { pipeline, layout, bindings: source.bindings }),
             Some(e) => Err(Error::Device(format!("wgpu: the driver refuses kernel {name} {variant:?}: {e}"))),
