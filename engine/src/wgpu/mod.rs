@@ -122,6 +122,11 @@ impl Wgpu {
         self.stream.lock().unwrap().total_launches()
     }
 
+    /// Submissions of recorded launches since the device was opened. A read is one of them.
+    pub fn submissions(&self) -> u64 {
+        self.stream.lock().unwrap().batch() - 1
+    }
+
     /// Launches that were not as an earlier one was, and so needed their buffers bound and their kernel looked up. Where a
     /// decode step follows another, none is.
     pub fn recordings(&self) -> u64 {
@@ -222,6 +227,10 @@ impl Backend for Wgpu {
 
     fn read(&self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         self.stream.lock().unwrap().download(buffer, at, data)
+    }
+
+    fn read_several(&self, parts: &mut [(&WgpuBuffer, usize, &mut [u8])]) -> Result<()> {
+        self.stream.lock().unwrap().download_several(parts)
     }
 
     fn synchronize(&self) -> Result<()> {
