@@ -35,7 +35,7 @@ pub(crate) struct ConvertArgs {
 }
 
 pub(crate) fn run(args: &ConvertArgs, global: &Global) -> Result<ExitCode> {
-    global.processor()?;
+    global.processor_alone("convert")?;
     let into = args.into.as_ref().map(|shape| Graft { shape: shape.clone(), seed: args.seed });
     let how = Conversion { dtype: DType::from(args.dtype), into };
     let bar = progress();

@@ -60,6 +60,7 @@ impl From<DeviceFacts> for CudaGpu {
 
 #[derive(Serialize)]
 struct Gpu {
+    device: String,
     name: String,
     driver: String,
     api: &'static str,
@@ -85,8 +86,24 @@ impl From<AdapterFacts> for Gpu {
             let most = output::bytes(f.max_binding);
             slower_because.push(format!("weights above {most} are bound in parts"));
         }
+        if !f.subgroup_variants() {
+            let why = match f.subgroup {
+                [_, 0] => "it has no subgroups".into(),
+                [least, most] if least != most => format!("its subgroups are of {least} to {most}"),
+                [_, size] => format!("its subgroups are of {size}"),
+            };
+            slower_because.push(format!("{why}: sums are made in workgroup memory"));
+        }
+        if !f.pipeline_cache {
+            slower_because.push("its API keeps no kernels from run to run: each run compiles them, unless the driver keeps its own".into());
+        }
+        if !f.timestamps {
+            slower_because
+                .push("it has no timestamps: profiles have the times of calls, not the device's".into());
+        }
         Self {
             variants: f.variants(),
+            device: f.argument,
             name: f.name,
             driver: f.driver,
             api: f.api,
@@ -178,6 +195,7 @@ impl Devices {
                 "wgpu".into(),
                 format!("{} ({}, {}; {})", gpu.name, gpu.kind, gpu.api, gpu.driver),
             ]);
+            rows.push(vec!["  asked for by".into(), format!("--device \"{}\"", gpu.device)]);
             let [least, most] = gpu.subgroup_sizes;
             let subgroups = if most == 0 {
                 "none".into()
@@ -232,5 +250,41 @@ impl Devices {
             rows.push(vec!["cuda".into(), why.clone()]);
         }
         output::table(&[("", Align::Left), ("", Align::Left)], &rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_gpu_lacks_is_said() {
+        let facts = AdapterFacts {
+            argument: "wgpu:Arc".into(),
+            name: "Arc".into(),
+            driver: String::new(),
+            api: "vulkan",
+            kind: "discrete",
+            software: false,
+            subgroup: [32; 2],
+            f16: true,
+            matrices: None,
+            timestamps: true,
+            pipeline_cache: true,
+            max_binding: 1 << 31,
+            max_buffer: 1 << 34,
+            workgroup_memory: 32 << 10,
+            invocations: 1024,
+        };
+        let why = |facts: &AdapterFacts| Gpu::from(facts.clone()).slower_because;
+        assert!(why(&facts).is_empty());
+        let worse =
+            AdapterFacts { subgroup: [8, 32], timestamps: false, pipeline_cache: false, ..facts.clone() };
+        let text = why(&worse).join("; ");
+        for part in ["subgroups are of 8 to 32", "keeps no kernels", "no timestamps"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = why(&AdapterFacts { subgroup: [0; 2], max_binding: 1 << 27, ..facts }).join("; ");
+        assert!(text.contains("no subgroups") && text.contains("bound in parts"), "{text}");
     }
 }

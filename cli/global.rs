@@ -16,7 +16,7 @@ use crate::loading;
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where to compute: auto, cpu, wgpu[:NAME] or cuda[:N]; NAME is a part of a GPU's name, auto takes the first GPU
+    /// Where to compute: auto, cpu, wgpu[:NAME] or cuda[:N]; NAME is a GPU's name or a part of it (`devices` lists them), auto takes the first GPU
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto", help_heading = "General")]
     device: DeviceChoice,
     /// Processor threads [default: all cores]
@@ -44,7 +44,7 @@ const MOST_THREADS: i64 = 1024;
 enum DeviceChoice {
     Auto,
     Cpu,
-    /// The GPU whose name has this in it; without it, the first.
+    /// The GPU of this name, or whose name has this in it; without it, the first.
     Wgpu(Option<String>),
     /// The NVIDIA GPU that the driver gives this number.
     Cuda(usize),
@@ -71,8 +71,7 @@ impl FromStr for DeviceChoice {
 }
 
 impl Global {
-    /// Sets the processor's number of threads and checks the options: for commands that compute nothing, or on the
-    /// processor alone.
+    /// Sets the processor's number of threads and checks the options: for commands that compute nothing.
     pub(crate) fn processor(&self) -> Result<()> {
         if let Some(problem) = isa::requested_error() {
             bail!(problem);
@@ -81,6 +80,16 @@ impl Global {
             threads::set_threads(usize::from(n));
         }
         Ok(())
+    }
+
+    /// As [`Self::processor`], for `command`, which computes on the processor alone: an error where a GPU is asked for.
+    pub(crate) fn processor_alone(&self, command: &str) -> Result<()> {
+        if let Some(gpu) = self.gpu() {
+            bail!(
+                "{command} computes on the processor, whatever GPU there is: give --device cpu, or none, instead of {gpu}"
+            );
+        }
+        self.processor()
     }
 
     /// The device, with the processor's number of threads set. To be called once, before anything is computed.
@@ -140,7 +149,7 @@ fn automatic() -> Result<Device> {
     let Some(gpu) = adapters().into_iter().find(|adapter| !adapter.software) else {
         return Ok(Device::cpu());
     };
-    let device = Device::wgpu(Some(&gpu.name))
+    let device = Device::wgpu(gpu.argument.strip_prefix("wgpu:"))
         .with_context(|| format!("--device auto chose the GPU {}; --device cpu does without it", gpu.name))?;
     Ok(said(device))
 }

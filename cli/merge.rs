@@ -42,7 +42,7 @@ enum MergeType {
 }
 
 pub(crate) fn run(args: &MergeArgs, global: &Global) -> Result<ExitCode> {
-    global.processor()?;
+    global.processor_alone("merge")?;
     let form = match args.dtype {
         MergeType::F32 => MergedForm::Float(DType::F32),
         MergeType::Bf16 => MergedForm::Float(DType::BF16),

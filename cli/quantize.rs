@@ -81,7 +81,7 @@ struct Shown<'a> {
 }
 
 pub(crate) fn run(args: &QuantizeArgs, global: &Global) -> Result<ExitCode> {
-    global.processor()?;
+    global.processor_alone("quantize")?;
     let bar = progress();
     let rows = quantize_folder(
         &args.model,

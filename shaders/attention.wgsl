@@ -58,10 +58,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         workgroupBarrier();
         for (var u = 0u; u < 4u; u++) {
-            scores[row * PITCH + lane + 8u * u] = select(exp_(s[u] - most), 0.0, s[u] == minus_infinity());
+            scores[row * PITCH + lane + 8u * u] = select(exp_(s[u] - most), 0.0, is_minus_infinity(s[u]));
         }
         workgroupBarrier();
-        let fade = select(exp_(before - most), 0.0, before == minus_infinity());
+        let fade = select(exp_(before - most), 0.0, is_minus_infinity(before));
         total *= fade;
         for (var j = 0u; j < 32u; j++) {
             total += scores[row * PITCH + j];

@@ -43,9 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
         let best = row_max(here, s);
         let before = most;
         most = select(most, best, best > most);
-        let weight = select(exp_(s - most), 0.0, s == minus_infinity());
+        let weight = select(exp_(s - most), 0.0, is_minus_infinity(s));
         scores[local] = weight;
-        let fade = select(exp_(before - most), 0.0, before == minus_infinity());
+        let fade = select(exp_(before - most), 0.0, is_minus_infinity(before));
         // Its barriers also make the weights visible.
         total = total * fade + row_sum(here, weight);
         sum *= fade;

@@ -87,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                     let at = 2u * ((b * p.heads + head) * p.sq + i);
                     let lse = load_stats(at);
                     delta = load_stats(at + 1u);
-                    weight = select(exp_(s[u] * p.scale - lse), 0.0, lse == minus_infinity());
+                    weight = select(exp_(s[u] * p.scale - lse), 0.0, is_minus_infinity(lse));
                 }
                 scores[row * PITCH + lane + 8u * u] = weight;
                 slope[u] = weight * (slope[u] - delta);

@@ -71,7 +71,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         for (var u = 0u; u < 4u; u++) {
-            let seen = visible(b, i, k0 + lane + 8u * u) && lse != minus_infinity();
+            let seen = visible(b, i, k0 + lane + 8u * u) && !is_minus_infinity(lse);
             let weight = select(0.0, exp_(s[u] * p.scale - lse), seen);
             scores[row * PITCH + lane + 8u * u] = weight * (slope[u] - delta);
         }

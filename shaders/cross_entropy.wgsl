@@ -30,7 +30,7 @@ fn main(
     }
     most = row_max(here, most);
     // While all are −∞ their sum is 0 (or NaN if there is one), whatever is subtracted.
-    let shift = select(most, 0.0, most == minus_infinity());
+    let shift = select(most, 0.0, is_minus_infinity(most));
     var sum = 0.0;
     for (var i = local; i < p.n; i += 256u) {
         sum += exp_(load_logits(at_logits(row * p.n + i)) - shift);

@@ -82,11 +82,15 @@ fn a_decode_step_launches_what_an_earlier_one_recorded() {
     let bundle = bundle(&gpu);
     let image = demo().join("images/nih-00004621_000.jpg");
     let mut steps = Vec::new();
-    report(&bundle, &image, 24, &mut || steps.push([backend.recordings(), backend.launches()]));
-    println!("recordings and launches after each piece of text: {steps:?}");
+    let now = || [backend.recordings(), backend.launches(), backend.submissions()];
+    report(&bundle, &image, 24, &mut || steps.push(now()));
+    println!("recordings, launches and submissions after each piece of text: {steps:?}");
     let [early, last] = [steps[7], steps[steps.len() - 1]];
     assert!(steps.len() >= 16 && last[1] > early[1] + 100);
     assert_eq!(last[0], early[0]);
+    // Value and id come down together: the device is waited for once.
+    let tokens = steps[7..].windows(2).map(|s| s[1][2] - s[0][2]);
+    assert!(tokens.clone().all(|submissions| submissions <= 1), "{:?}", tokens.collect::<Vec<_>>());
 }
 
 /// Bytes that this process holds beside mapped files.

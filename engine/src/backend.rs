@@ -67,6 +67,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn write(&self, buffer: &Self::Buffer, at: usize, data: &[u8]) -> Result<()>;
     /// Copies from byte `at` of the buffer, after all work submitted before.
     fn read(&self, buffer: &Self::Buffer, at: usize, data: &mut [u8]) -> Result<()>;
+    /// As [`Self::read`] of several parts of buffers: byte to start from, and room. A device that must be waited for is
+    /// waited for once.
+    fn read_several(&self, parts: &mut [(&Self::Buffer, usize, &mut [u8])]) -> Result<()> {
+        parts.iter_mut().try_for_each(|(buffer, at, data)| self.read(buffer, *at, data))
+    }
     /// Says that these parts of buffers will be read soon, the first first. A device may fetch them while it has
     /// nothing better to do; no result depends on it.
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&Self::Buffer, Range<usize>)>) {
@@ -188,12 +193,16 @@ offers!(A);
 offers!(A, B);
 offers!(A, B, C);
 
+/// A buffer, byte to start from, and room for what is read.
+type AnyPart<'a> = (&'a (dyn Any + Send + Sync), usize, &'a mut [u8]);
+
 /// What the engine needs of a backend without knowing its type.
 trait AnyBackend: Any + Send + Sync {
     fn name(&self) -> &'static str;
     fn allocate(&self, bytes: usize, zeroed: bool) -> Option<Box<dyn Any + Send + Sync>>;
     fn write(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &[u8]) -> Result<()>;
     fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()>;
+    fn read_several(&self, parts: &mut [AnyPart<'_>]) -> Result<()>;
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>);
     fn synchronize(&self) -> Result<()>;
     fn trim(&self);
@@ -223,6 +232,11 @@ impl<B: Backend> AnyBackend for B {
     }
     fn read(&self, buffer: &(dyn Any + Send + Sync), at: usize, data: &mut [u8]) -> Result<()> {
         Backend::read(self, own::<B>(buffer), at, data)
+    }
+    fn read_several(&self, parts: &mut [AnyPart<'_>]) -> Result<()> {
+        let mut parts: Vec<_> =
+            parts.iter_mut().map(|(buffer, at, data)| (own::<B>(*buffer), *at, &mut **data)).collect();
+        Backend::read_several(self, &mut parts)
     }
     fn will_read(&self, parts: &mut dyn Iterator<Item = (&(dyn Any + Send + Sync), Range<usize>)>) {
         Backend::will_read(self, &mut parts.map(|(buffer, range)| (own::<B>(buffer), range)));
@@ -374,6 +388,13 @@ impl Device {
             let start = layout.offset * size;
             (&*t.storage().buffer, start..start + layout.span() * size)
         }));
+    }
+
+    /// Reads storages of this device, from these bytes on.
+    pub(crate) fn read_several(&self, parts: &mut [(&Storage, usize, &mut [u8])]) -> Result<()> {
+        let mut parts: Vec<AnyPart<'_>> =
+            parts.iter_mut().map(|(storage, at, data)| (&*storage.buffer, *at, &mut **data)).collect();
+        self.0.backend.read_several(&mut parts)
     }
 
     pub(crate) fn allocate(&self, bytes: usize, zeroed: bool) -> Result<Arc<Storage>> {

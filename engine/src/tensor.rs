@@ -269,6 +269,31 @@ impl Tensor {
         Ok(out)
     }
 
+    /// The bytes of several tensors of one device, each as [`Self::to_bytes`] gives them. A device that runs behind is waited
+    /// for once, not once for each.
+    ///
+    /// # Errors
+    /// If they are on several devices, or the device's.
+    pub fn to_bytes_of(tensors: &[&Self]) -> Result<Vec<Vec<u8>>> {
+        let Some(first) = tensors.first() else { return Ok(Vec::new()) };
+        if let Some(other) = tensors.iter().find(|t| t.device() != first.device()) {
+            return Err(rule!(
+                "to_bytes_of",
+                "{:?} is on another device than {:?}",
+                other.dims(),
+                first.dims()
+            ));
+        }
+        let dense = tensors.iter().map(|t| t.detach().contiguous()).collect::<Result<Vec<_>>>()?;
+        let mut out: Vec<Vec<u8>> = dense.iter().map(|t| vec![0; t.bytes()]).collect();
+        let parts = dense.iter().zip(&mut out);
+        let mut parts: Vec<_> = parts
+            .map(|(t, out)| (&*t.storage, t.layout.offset * t.dtype.size(), out.as_mut_slice()))
+            .collect();
+        first.device().read_several(&mut parts)?;
+        Ok(out)
+    }
+
     /// The only element, as f64.
     pub fn item(&self) -> Result<f64> {
         if self.count() != 1 {

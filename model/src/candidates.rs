@@ -35,6 +35,12 @@ impl Sampling {
     }
 }
 
+/// Bytes as words.
+fn words(bytes: &[u8]) -> std::vec::IntoIter<u32> {
+    let words: Vec<u32> = bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect();
+    words.into_iter()
+}
+
 /// The logits of a step of all sequences of a batch.
 pub(crate) struct Logits {
     /// `[batch, 1, tokens]`
@@ -69,6 +75,7 @@ impl Logits {
             None
         };
         let mut once: Vec<Vec<(u32, f32)>> = vec![Vec::new(); seen.len()];
+        let mut found = None;
         if sampling.penalises() {
             let mut places = Vec::new();
             for (i, (seen, once)) in seen.iter().zip(&mut once).enumerate() {
@@ -81,14 +88,22 @@ impl Logits {
             if !places.is_empty() {
                 let places = Tensor::from_slice(&places, &[places.len()], logits.device())?;
                 let table = logits.reshape(&[seen.len() * vocabulary, 1])?;
-                let found = table.embedding(&places)?.to_f32_vec()?;
-                for ((_, x), found) in once.iter_mut().flatten().zip(found) {
-                    *x = found;
-                }
+                found = Some(table.embedding(&places)?.to_dtype(DType::F32)?);
             }
         }
-        let mass = mass.map(|mass| mass.to_f32_vec()).transpose()?;
-        Ok(Self { tokens, few, values: values.to_f32_vec()?, ids: ids.to_vec()?, mass, seen: once, all })
+        // All at once: the device is waited for once a token.
+        let wanted: Vec<&Tensor> = [&values, &ids].into_iter().chain(&mass).chain(&found).collect();
+        let mut read = Tensor::to_bytes_of(&wanted)?.into_iter();
+        let mut next = || words(&read.next().unwrap_or_default());
+        let values = next().map(f32::from_bits).collect();
+        let ids = next().collect();
+        let mass = mass.map(|_| next().map(f32::from_bits).collect());
+        if found.is_some() {
+            for ((_, x), bits) in once.iter_mut().flatten().zip(next()) {
+                *x = f32::from_bits(bits);
+            }
+        }
+        Ok(Self { tokens, few, values, ids, mass, seen: once, all })
     }
 
     /// The next token of sequence `i`, of which `seen` are the tokens so far.

@@ -347,13 +347,14 @@ impl<'a> Run<'a> {
     fn step(&mut self, next: &[u32]) -> Result<()> {
         let device = self.model.device();
         let batch = next.len();
-        let embeds = self.model.embed(next, batch)?.to_dtype(self.dtype)?;
         let seen = self.cache.len();
+        // Before anything is launched: what is uploaded to memory that a launch has used must wait for it.
         let positions: Vec<u32> = self.pads.iter().map(|pad| (seen - pad) as u32).collect();
         let places = Places {
             positions: Tensor::from_slice(&positions, &[batch, 1], device)?,
             key_mask: self.key_mask.as_ref().map(|m| m.narrow(1, 0, seen + 1)).transpose()?,
         };
+        let embeds = self.model.embed(next, batch)?.to_dtype(self.dtype)?;
         let hidden = self.model.forward(&embeds, &places, Some(&mut self.cache))?;
         let seen: Vec<&[u32]> = self.sequences.iter().map(|s| &s.seen[..]).collect();
         self.logits = Logits::new(&self.model.logits(&hidden)?, self.tokens, &self.options.sampling, &seen)?;

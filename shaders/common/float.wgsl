@@ -64,13 +64,17 @@ fn oct_dot(a: Oct, b: Oct) -> f32 {
     return dot(a.lo, b.lo) + dot(a.hi, b.hi);
 }
 
-// Comparisons with itself may be optimised away; bits are not.
+// Compilers may take it that no NaN and no infinity occurs, and leave comparisons with them out; bits they cannot.
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
 }
 
 fn is_finite(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+fn is_minus_infinity(v: f32) -> bool {
+    return bitcast<u32>(v) == 0xff800000u;
 }
 
 // Minus infinity and NaN cannot be written as constants.

@@ -1,7 +1,7 @@
 // C = A·B by tiles of 64 × 64 through the device's cooperative matrices: eight subgroups of 32, each with 16 × 32 of the
 // tile. What the kernel defines is as for common/gemm.wgsl. EIGHT: matrices are 8 × 8 of f32, which hold every element
-// type; else 16 × 16 of f16 with sums in f32, for operands that are f16. Native alone, and only where a product was
-// right when the device was opened: TURNED says which of two readings of a row-major tile the driver's translation has.
+// type; else 16 × 16 of f16 with sums in f32, for operands that are f16: no product takes them yet. Native alone, and only
+// where a product was right when the device was opened: TURNED says which of two readings of a row-major tile the driver's translation has.
 #include "common/invocation.wgsl"
 #const A_BY_K = true
 #const B_BY_K = true
@@ -39,8 +39,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
     begin(group.z);
     let row0 = (p.row_tile + group.y) * 64u;
     let col0 = group.x * 64u;
-    let team_row = here.subgroup / 2u * 16u;
-    let team_col = here.subgroup % 2u * 32u;
+    // Of smaller subgroups there were more: the product is wrong then, which its trial finds, and stays within its arrays.
+    let team = min(here.subgroup, 7u);
+    let team_row = team / 2u * 16u;
+    let team_col = team % 2u * 32u;
     #repeat r TILE_ROWS
     #repeat c TILE_COLS
     var sums_$r_$c = Sums();
@@ -88,7 +90,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
         }
         workgroupBarrier();
     }
-    let mine = here.subgroup * EDGE * EDGE;
+    let mine = team * EDGE * EDGE;
     #repeat r TILE_ROWS
     #repeat c TILE_COLS
     #if TURNED
@@ -97,14 +99,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, here: Invocation) {
     coopStore(sums_$r_$c, &c_tile[mine], EDGE);
     #end
     workgroupBarrier();
-    put_matrix(here, group.z, row0 + team_row + $ru * EDGE, col0 + team_col + $cu * EDGE);
+    put_matrix(here, mine, group.z, row0 + team_row + $ru * EDGE, col0 + team_col + $cu * EDGE);
     workgroupBarrier();
     #end
     #end
 }
 
-// The matrix that lies in c_tile, from row `row` and column `first` on.
-fn put_matrix(here: Invocation, batch: u32, row: u32, first: u32) {
+// The matrix that lies in c_tile from `mine` on is that from row `row` and column `first` on.
+fn put_matrix(here: Invocation, mine: u32, batch: u32, row: u32, first: u32) {
     for (var e = here.lane * Y_LANES; e < EDGE * EDGE; e += here.lanes * Y_LANES) {
         let r = row + e / EDGE;
         let col = first + e % EDGE;
@@ -112,7 +114,7 @@ fn put_matrix(here: Invocation, batch: u32, row: u32, first: u32) {
             let n = min(Y_LANES, p.n - col);
             var v: array<f32, Y_LANES>;
             for (var l = 0u; l < n; l++) {
-                v[l] = finish(r, col + l, c_tile[here.subgroup * EDGE * EDGE + e + l]);
+                v[l] = finish(r, col + l, c_tile[mine + e + l]);
             }
             put_lanes_y((batch * p.m + r) * p.ldc + p.first + col, v, n);
         }

@@ -67,6 +67,27 @@ fn an_absent_backend_or_path_is_an_error() {
     assert_eq!(portable.json()["cpu"]["path_in_use"], "portable");
 }
 
+/// Nothing that was asked for of a GPU is silently done by the processor.
+#[test]
+fn what_the_processor_alone_does_is_refused_for_a_gpu() {
+    let (tiny, out) = (Tiny::new(), tempfile::tempdir().unwrap());
+    let out = out.path().join("out");
+    let to = out.to_str().unwrap();
+    let commands: [&[&str]; 3] = [
+        &["quantize", tiny.name(), to],
+        &["merge", tiny.name(), "adapter", to],
+        &["convert", tiny.name(), to],
+    ];
+    for command in commands {
+        for device in ["wgpu", "wgpu:no such adapter", "cuda"] {
+            let refused = roentgen(command.iter().chain(&["--device", device]));
+            refused.fails(&[&format!("{} computes on the processor", command[0]), "--device cpu"]);
+        }
+    }
+    assert!(!out.exists());
+    roentgen(["quantize", tiny.name(), to, "--device", "cpu"]).ok();
+}
+
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let tiny = Tiny::new();

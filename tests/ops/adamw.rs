@@ -1,6 +1,6 @@
 use engine::ops::AdamW;
 use engine::weights::Weights;
-use engine::{DType, Device, Tensor};
+use engine::{DType, Tensor};
 use proptest::prelude::*;
 
 use crate::harness::{Expect, Operand, Source, cases, compare, devices, fixture, full_dims, same_bits, seed};
@@ -68,27 +68,28 @@ proptest! {
 #[test]
 fn agrees_with_torch() {
     let file = Weights::open(fixture("optim/adamw.safetensors")).unwrap();
-    let device = Device::cpu();
-    let read = |name: &str| file.require(name).unwrap().to_f32().unwrap();
-    let load = |name: &str| Tensor::from_slice(&read(name), &[64], &device).unwrap();
-    // `moved`: how far a parameter has come at most; it may end near 0.
-    let same = |got: &Tensor, name: &str, moved: f64| {
-        let want = Array::new(&[64], read(name).into_iter().map(f64::from).collect());
-        let scale = want.map(|x| x.abs() + moved);
-        compare(got, &Expect::new(want, DType::F32, Class::Function).scale(scale))
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
-    };
-    for decay in ["0.0", "0.01"] {
-        let p = load("p0").copy().unwrap();
-        let m = Tensor::zeros(&[64], DType::F32, &device).unwrap();
-        let v = Tensor::zeros(&[64], DType::F32, &device).unwrap();
-        for step in 1..=5 {
-            let op = op(1e-2, decay.parse().unwrap(), step);
-            Tensor::adamw_step(&p, &m, &v, &load(&format!("g{step}")), &op).unwrap();
-            same(&p, &format!("wd{decay}.p{step}"), f64::from(step) * 1e-2);
+    for device in devices() {
+        let read = |name: &str| file.require(name).unwrap().to_f32().unwrap();
+        let load = |name: &str| Tensor::from_slice(&read(name), &[64], &device).unwrap();
+        // `moved`: how far a parameter has come at most; it may end near 0.
+        let same = |got: &Tensor, name: &str, moved: f64| {
+            let want = Array::new(&[64], read(name).into_iter().map(f64::from).collect());
+            let scale = want.map(|x| x.abs() + moved);
+            compare(got, &Expect::new(want, DType::F32, Class::Function).scale(scale))
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+        };
+        for decay in ["0.0", "0.01"] {
+            let p = load("p0").copy().unwrap();
+            let m = Tensor::zeros(&[64], DType::F32, &device).unwrap();
+            let v = Tensor::zeros(&[64], DType::F32, &device).unwrap();
+            for step in 1..=5 {
+                let op = op(1e-2, decay.parse().unwrap(), step);
+                Tensor::adamw_step(&p, &m, &v, &load(&format!("g{step}")), &op).unwrap();
+                same(&p, &format!("wd{decay}.p{step}"), f64::from(step) * 1e-2);
+            }
+            same(&m, &format!("wd{decay}.m5"), 0.0);
+            same(&v, &format!("wd{decay}.v5"), 0.0);
         }
-        same(&m, &format!("wd{decay}.m5"), 0.0);
-        same(&v, &format!("wd{decay}.v5"), 0.0);
     }
 }
 
@@ -97,16 +98,17 @@ fn agrees_with_torch() {
 fn a_scaled_step_is_a_step_on_a_scaled_gradient() {
     let mut source = Source::new(7);
     let values: [Operand; 4] = std::array::from_fn(|_| source.uniform(&[9, 33], DType::F32, 0.1, 1.0));
-    let device = Device::cpu();
-    let run = |scale: f32, folded: bool| {
-        let [p, m, v, g] = values.each_ref().map(|x| x.on(&device).unwrap().copy().unwrap());
-        let (g, grad_scale) = if folded { (g, scale) } else { (g.affine(scale, 0.0).unwrap(), 1.0) };
-        Tensor::adamw_step(&p, &m, &v, &g, &AdamW { grad_scale, ..op(0.1, 0.1, 3) }).unwrap();
-        [p, m, v].map(|x| x.to_bytes().unwrap())
-    };
-    assert!(run(0.3, true) == run(0.3, false));
-    assert!(run(1.0, true) == run(1.0, false));
-    assert!(run(0.3, true) != run(1.0, true));
+    for device in devices() {
+        let run = |scale: f32, folded: bool| {
+            let [p, m, v, g] = values.each_ref().map(|x| x.on(&device).unwrap().copy().unwrap());
+            let (g, grad_scale) = if folded { (g, scale) } else { (g.affine(scale, 0.0).unwrap(), 1.0) };
+            Tensor::adamw_step(&p, &m, &v, &g, &AdamW { grad_scale, ..op(0.1, 0.1, 3) }).unwrap();
+            [p, m, v].map(|x| x.to_bytes().unwrap())
+        };
+        assert!(run(0.3, true) == run(0.3, false));
+        assert!(run(1.0, true) == run(1.0, false));
+        assert!(run(0.3, true) != run(1.0, true));
+    }
 }
 
 /// Many parameters at once, of any size, type and place, get the bits that each gets alone.
@@ -172,19 +174,20 @@ fn threads_change_nothing() {
 
 #[test]
 fn the_rule_names_what_is_wrong() {
-    let device = Device::cpu();
-    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
-    let state = || zeros(&[4], DType::F32);
-    let text = |p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, op: &AdamW| {
-        Tensor::adamw_step(p, m, v, g, op).unwrap_err().to_string()
-    };
-    let (p, m, v, g) = (state(), state(), state(), state());
-    assert!(text(&p, &m, &v, &g, &op(0.1, 0.0, 0)).contains("step"));
-    assert!(text(&p, &m, &v, &g, &AdamW { beta2: 1.0, ..op(0.1, 0.0, 1) }).contains("betas"));
-    assert!(text(&p, &m, &v, &zeros(&[5], DType::F32), &op(0.1, 0.0, 1)).contains("[5]"));
-    assert!(text(&zeros(&[4], DType::F16), &m, &v, &g, &op(0.1, 0.0, 1)).contains("f16"));
-    assert!(text(&p, &zeros(&[4], DType::BF16), &v, &g, &op(0.1, 0.0, 1)).contains("bf16"));
-    assert!(text(&p, &m, &m, &g, &op(0.1, 0.0, 1)).contains("shares memory"));
-    let empty = || zeros(&[0], DType::F32);
-    Tensor::adamw_step(&empty(), &empty(), &empty(), &empty(), &op(0.1, 0.0, 1)).unwrap();
+    for device in devices() {
+        let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
+        let state = || zeros(&[4], DType::F32);
+        let text = |p: &Tensor, m: &Tensor, v: &Tensor, g: &Tensor, op: &AdamW| {
+            Tensor::adamw_step(p, m, v, g, op).unwrap_err().to_string()
+        };
+        let (p, m, v, g) = (state(), state(), state(), state());
+        assert!(text(&p, &m, &v, &g, &op(0.1, 0.0, 0)).contains("step"));
+        assert!(text(&p, &m, &v, &g, &AdamW { beta2: 1.0, ..op(0.1, 0.0, 1) }).contains("betas"));
+        assert!(text(&p, &m, &v, &zeros(&[5], DType::F32), &op(0.1, 0.0, 1)).contains("[5]"));
+        assert!(text(&zeros(&[4], DType::F16), &m, &v, &g, &op(0.1, 0.0, 1)).contains("f16"));
+        assert!(text(&p, &zeros(&[4], DType::BF16), &v, &g, &op(0.1, 0.0, 1)).contains("bf16"));
+        assert!(text(&p, &m, &m, &g, &op(0.1, 0.0, 1)).contains("shares memory"));
+        let empty = || zeros(&[0], DType::F32);
+        Tensor::adamw_step(&empty(), &empty(), &empty(), &empty(), &op(0.1, 0.0, 1)).unwrap();
+    }
 }

@@ -265,66 +265,68 @@ fn threads_change_nothing() {
 
 #[test]
 fn the_rule_names_what_is_wrong() {
-    let device = Device::cpu();
-    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
-    let state = |codes: &[usize], blocks: usize| Moments8bit {
-        m: zeros(codes, DType::U8),
-        v: zeros(codes, DType::U8),
-        absmax_m: zeros(&[blocks], DType::F32),
-        absmax_v: zeros(&[blocks], DType::F32),
-    };
-    let p = zeros(&[2, 200], DType::F32);
-    let text = |p: &Tensor, state: &Moments8bit, op: &AdamW| {
-        Tensor::adamw8bit_step(p, state, &zeros(&[2, 200], DType::F32), op).unwrap_err().to_string()
-    };
-    assert!(text(&p, &state(&[2, 200], 2), &op(0.1, 0.0, 0)).contains("step"));
-    assert!(text(&p, &state(&[2, 200], 3), &op(0.1, 0.0, 1)).contains("expected [2]"));
-    assert!(text(&p, &state(&[400], 2), &op(0.1, 0.0, 1)).contains("[400]"));
-    let wrong = Moments8bit { v: zeros(&[2, 200], DType::F32), ..state(&[2, 200], 2) };
-    assert!(text(&p, &wrong, &op(0.1, 0.0, 1)).contains("v is f32, not u8"));
-    let turned = zeros(&[200, 2], DType::F32).t().unwrap();
-    assert!(text(&turned, &state(&[2, 200], 2), &op(0.1, 0.0, 1)).contains("side by side"));
-    // Too few tensors, by the raw operation.
-    let said = apply_in_place(AdamW8bit(op(0.1, 0.0, 1)), &[&p], &[&p]).unwrap_err().to_string();
-    assert!(said.contains("takes 6"), "{said}");
-    let empty = zeros(&[0], DType::F32);
-    Tensor::adamw8bit_step(&empty, &state(&[0], 0), &zeros(&[0], DType::F32), &op(0.1, 0.0, 1)).unwrap();
-    // A gradient may lie in any way.
-    let g = zeros(&[200, 2], DType::F32).t().unwrap();
-    Tensor::adamw8bit_step(&p, &state(&[2, 200], 2), &g, &op(0.1, 0.0, 1)).unwrap();
+    for device in devices() {
+        let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
+        let state = |codes: &[usize], blocks: usize| Moments8bit {
+            m: zeros(codes, DType::U8),
+            v: zeros(codes, DType::U8),
+            absmax_m: zeros(&[blocks], DType::F32),
+            absmax_v: zeros(&[blocks], DType::F32),
+        };
+        let p = zeros(&[2, 200], DType::F32);
+        let text = |p: &Tensor, state: &Moments8bit, op: &AdamW| {
+            Tensor::adamw8bit_step(p, state, &zeros(&[2, 200], DType::F32), op).unwrap_err().to_string()
+        };
+        assert!(text(&p, &state(&[2, 200], 2), &op(0.1, 0.0, 0)).contains("step"));
+        assert!(text(&p, &state(&[2, 200], 3), &op(0.1, 0.0, 1)).contains("expected [2]"));
+        assert!(text(&p, &state(&[400], 2), &op(0.1, 0.0, 1)).contains("[400]"));
+        let wrong = Moments8bit { v: zeros(&[2, 200], DType::F32), ..state(&[2, 200], 2) };
+        assert!(text(&p, &wrong, &op(0.1, 0.0, 1)).contains("v is f32, not u8"));
+        let turned = zeros(&[200, 2], DType::F32).t().unwrap();
+        assert!(text(&turned, &state(&[2, 200], 2), &op(0.1, 0.0, 1)).contains("side by side"));
+        // Too few tensors, by the raw operation.
+        let said = apply_in_place(AdamW8bit(op(0.1, 0.0, 1)), &[&p], &[&p]).unwrap_err().to_string();
+        assert!(said.contains("takes 6"), "{said}");
+        let empty = zeros(&[0], DType::F32);
+        Tensor::adamw8bit_step(&empty, &state(&[0], 0), &zeros(&[0], DType::F32), &op(0.1, 0.0, 1)).unwrap();
+        // A gradient may lie in any way.
+        let g = zeros(&[200, 2], DType::F32).t().unwrap();
+        Tensor::adamw8bit_step(&p, &state(&[2, 200], 2), &g, &op(0.1, 0.0, 1)).unwrap();
+    }
 }
 
 /// The state is decoded before a step and encoded after it: the error of both together, after many steps on one
 /// scale of gradients, stays small beside the parameter's way.
 #[test]
 fn fifty_steps_stay_near_those_with_whole_moments() {
-    let device = Device::cpu();
-    let n = 4096;
-    let mut source = Source::new(3);
-    let p8 = Tensor::from_slice(&vec![1f32; n], &[n], &device).unwrap();
-    let p32 = p8.copy().unwrap();
-    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
-    let state = Moments8bit {
-        m: zeros(&[n], DType::U8),
-        v: zeros(&[n], DType::U8),
-        absmax_m: zeros(&[16], DType::F32),
-        absmax_v: zeros(&[16], DType::F32),
-    };
-    let (m, v) = (zeros(&[n], DType::F32), zeros(&[n], DType::F32));
-    for step in 1..=50 {
-        let g: Vec<f32> = (0..n).map(|i| 0.5 + (i % 7) as f32 * 0.1 + source.rng.normal()).collect();
-        let g = Tensor::from_slice(&g, &[n], &device).unwrap();
-        Tensor::adamw8bit_step(&p8, &state, &g, &op(1e-3, 0.0, step)).unwrap();
-        Tensor::adamw_step(&p32, &m, &v, &g, &op(1e-3, 0.0, step)).unwrap();
+    for device in devices() {
+        let n = 4096;
+        let mut source = Source::new(3);
+        let p8 = Tensor::from_slice(&vec![1f32; n], &[n], &device).unwrap();
+        let p32 = p8.copy().unwrap();
+        let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
+        let state = Moments8bit {
+            m: zeros(&[n], DType::U8),
+            v: zeros(&[n], DType::U8),
+            absmax_m: zeros(&[16], DType::F32),
+            absmax_v: zeros(&[16], DType::F32),
+        };
+        let (m, v) = (zeros(&[n], DType::F32), zeros(&[n], DType::F32));
+        for step in 1..=50 {
+            let g: Vec<f32> = (0..n).map(|i| 0.5 + (i % 7) as f32 * 0.1 + source.rng.normal()).collect();
+            let g = Tensor::from_slice(&g, &[n], &device).unwrap();
+            Tensor::adamw8bit_step(&p8, &state, &g, &op(1e-3, 0.0, step)).unwrap();
+            Tensor::adamw_step(&p32, &m, &v, &g, &op(1e-3, 0.0, step)).unwrap();
+        }
+        let pairs = p8.to_f64_vec().unwrap().into_iter().zip(p32.to_f64_vec().unwrap());
+        let (mut off, mut way) = (0.0, 0.0);
+        for (a, b) in pairs {
+            off += (a - b).powi(2);
+            way += (b - 1.0).powi(2);
+        }
+        let relative = (off / way).sqrt();
+        assert!(relative > 0.0 && relative < 0.05, "{relative}");
     }
-    let pairs = p8.to_f64_vec().unwrap().into_iter().zip(p32.to_f64_vec().unwrap());
-    let (mut off, mut way) = (0.0, 0.0);
-    for (a, b) in pairs {
-        off += (a - b).powi(2);
-        way += (b - 1.0).powi(2);
-    }
-    let relative = (off / way).sqrt();
-    assert!(relative > 0.0 && relative < 0.05, "{relative}");
 }
 
 #[test]

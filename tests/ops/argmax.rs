@@ -1,7 +1,7 @@
-use engine::{DType, Device, Tensor};
+use engine::{DType, Tensor};
 use proptest::prelude::*;
 
-use crate::harness::{Expect, Source, cases, check, dims, float, seed};
+use crate::harness::{Expect, Source, cases, check, devices, dims, float, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -27,29 +27,32 @@ proptest! {
 
 #[test]
 fn ties_zeros_infinities_and_nan() {
-    let device = Device::cpu();
-    let at = |row: &[f32]| {
-        Tensor::from_slice(row, &[row.len()], &device).unwrap().argmax().unwrap().to_vec::<u32>().unwrap()[0]
-    };
-    assert_eq!(at(&[1.0, 3.0, 3.0]), 1);
-    assert_eq!(at(&[-0.0, 0.0]), 0);
-    assert_eq!(at(&[f32::NEG_INFINITY; 3]), 0);
-    assert_eq!(at(&[1.0, f32::INFINITY, 2.0]), 1);
-    assert_eq!(at(&[f32::INFINITY, f32::NAN, -f32::NAN]), 1);
-    assert_eq!(at(&[-1.0, -2.0]), 0);
-    // In the last, partial chunk, and in the first of two equal chunks.
-    let mut row = vec![0.0; 49_153];
-    row[49_152] = 1.0;
-    assert_eq!(at(&row), 49_152);
-    row[300] = 1.0;
-    assert_eq!(at(&row), 300);
+    for device in devices() {
+        let at = |row: &[f32]| {
+            Tensor::from_slice(row, &[row.len()], &device).unwrap().argmax().unwrap().to_vec::<u32>().unwrap()
+                [0]
+        };
+        assert_eq!(at(&[1.0, 3.0, 3.0]), 1);
+        assert_eq!(at(&[-0.0, 0.0]), 0);
+        assert_eq!(at(&[f32::NEG_INFINITY; 3]), 0);
+        assert_eq!(at(&[1.0, f32::INFINITY, 2.0]), 1);
+        assert_eq!(at(&[f32::INFINITY, f32::NAN, -f32::NAN]), 1);
+        assert_eq!(at(&[-1.0, -2.0]), 0);
+        // In the last, partial chunk, and in the first of two equal chunks.
+        let mut row = vec![0.0; 49_153];
+        row[49_152] = 1.0;
+        assert_eq!(at(&row), 49_152);
+        row[300] = 1.0;
+        assert_eq!(at(&row), 300);
+    }
 }
 
 #[test]
 fn nothing_has_no_largest() {
-    let device = Device::cpu();
-    let text = Tensor::zeros(&[2, 0], DType::F32, &device).unwrap().argmax().unwrap_err().to_string();
-    assert!(text.contains("[2, 0]"), "{text}");
-    assert!(Tensor::zeros(&[], DType::F32, &device).unwrap().argmax().is_err());
-    assert_eq!(Tensor::zeros(&[0, 2], DType::F32, &device).unwrap().argmax().unwrap().count(), 0);
+    for device in devices() {
+        let text = Tensor::zeros(&[2, 0], DType::F32, &device).unwrap().argmax().unwrap_err().to_string();
+        assert!(text.contains("[2, 0]"), "{text}");
+        assert!(Tensor::zeros(&[], DType::F32, &device).unwrap().argmax().is_err());
+        assert_eq!(Tensor::zeros(&[0, 2], DType::F32, &device).unwrap().argmax().unwrap().count(), 0);
+    }
 }

@@ -2,7 +2,7 @@ use engine::DType;
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, FLOATS, Source, cases, check, dims, full_dims, same_bits, seed};
+use crate::harness::{Expect, FLOATS, Source, cases, check, devices, dims, full_dims, same_bits, seed};
 use crate::tolerance::Class;
 
 fn dtype() -> impl Strategy<Value = DType> {
@@ -49,33 +49,41 @@ proptest! {
 
 #[test]
 fn every_bf16_and_f16_widens_and_comes_back() {
-    let device = engine::Device::cpu();
-    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
-    for dtype in [DType::BF16, DType::F16] {
-        let all = engine::Tensor::from_bytes(&bytes, &[1 << 16], dtype, &device).unwrap();
-        let wide = all.to_dtype(DType::F32).unwrap();
-        let want = all.to_f64_vec().unwrap();
-        let same = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || a.to_bits() == b.to_bits();
-        assert!(wide.to_f64_vec().unwrap().iter().zip(&want).all(|(&a, &b)| same(a, b)), "{dtype} to f32");
-        let back = wide.to_dtype(dtype).unwrap().to_f64_vec().unwrap();
-        assert!(back.iter().zip(&want).all(|(&a, &b)| same(a, b)), "f32 to {dtype}");
+    for device in devices() {
+        let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        for dtype in [DType::BF16, DType::F16] {
+            let all = engine::Tensor::from_bytes(&bytes, &[1 << 16], dtype, &device).unwrap();
+            let wide = all.to_dtype(DType::F32).unwrap();
+            let want = all.to_f64_vec().unwrap();
+            let same = |a: f64, b: f64| (a.is_nan() && b.is_nan()) || a.to_bits() == b.to_bits();
+            assert!(
+                wide.to_f64_vec().unwrap().iter().zip(&want).all(|(&a, &b)| same(a, b)),
+                "{dtype} to f32"
+            );
+            let back = wide.to_dtype(dtype).unwrap().to_f64_vec().unwrap();
+            assert!(back.iter().zip(&want).all(|(&a, &b)| same(a, b)), "f32 to {dtype}");
+        }
     }
 }
 
 #[test]
 fn f32_rounds_to_nearest_even_around_every_bf16() {
     // The upper half of an f32 with the lower half at and beside the tie.
-    let device = engine::Device::cpu();
-    let values: Vec<f32> = (0..=u16::MAX)
-        .flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| (high, low)))
-        .map(|(high, low): (u16, u32)| f32::from_bits(u32::from(high) << 16 | low))
-        .collect();
-    let x = engine::Tensor::from_slice(&values, &[values.len()], &device).unwrap();
-    for dtype in [DType::BF16, DType::F16] {
-        let got = x.to_dtype(dtype).unwrap().to_f64_vec().unwrap();
-        for (&x, &got) in values.iter().zip(&got) {
-            let want = crate::oracle::round(f64::from(x), dtype);
-            assert!(got == want || (got.is_nan() && want.is_nan()), "{x:e} as {dtype}: {got}, not {want}");
+    for device in devices() {
+        let values: Vec<f32> = (0..=u16::MAX)
+            .flat_map(|high| [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff].map(|low| (high, low)))
+            .map(|(high, low): (u16, u32)| f32::from_bits(u32::from(high) << 16 | low))
+            .collect();
+        let x = engine::Tensor::from_slice(&values, &[values.len()], &device).unwrap();
+        for dtype in [DType::BF16, DType::F16] {
+            let got = x.to_dtype(dtype).unwrap().to_f64_vec().unwrap();
+            for (&x, &got) in values.iter().zip(&got) {
+                let want = crate::oracle::round(f64::from(x), dtype);
+                assert!(
+                    got == want || (got.is_nan() && want.is_nan()),
+                    "{x:e} as {dtype}: {got}, not {want}"
+                );
+            }
         }
     }
 }

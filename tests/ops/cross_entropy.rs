@@ -1,6 +1,6 @@
 use engine::ops::CrossEntropy;
 use engine::weights::Weights;
-use engine::{DType, Device, Tensor, apply};
+use engine::{DType, Tensor, apply};
 use proptest::prelude::*;
 
 use crate::gradient;
@@ -82,53 +82,61 @@ fn a_real_vocabulary_and_threads() {
 fn agrees_with_torch() {
     let file = Weights::open(fixture("optim/loss.safetensors")).unwrap();
     let read = |name: &str| file.require(name).unwrap().to_f32().unwrap();
-    let device = Device::cpu();
-    // `labels` in the fixture's train_misc.json.
-    let labels = [[-100, -100, 3, 4, 5, -100], [1, 2, 10, 0, -100, -100]];
-    let shifted: Vec<i32> = labels.iter().flat_map(|l| l[1..].iter().copied().chain([IGNORE])).collect();
-    let counted = shifted.iter().filter(|&&l| l != IGNORE).count();
-    let logits = Tensor::from_slice(&read("logits"), &[12, 11], &device).unwrap().tracked();
-    let labels = Tensor::from_slice(&shifted, &[12], &device).unwrap();
-    let losses = logits.cross_entropy(&labels, IGNORE).unwrap();
-    let mean = losses.sum(&[0]).unwrap().affine(1.0 / counted as f32, 0.0).unwrap();
-    let got = mean.backward().unwrap().take(&logits).unwrap();
-    let want = Array::new(&[12, 11], read("dlogits_mean").into_iter().map(f64::from).collect());
-    let scale = want.map(|_| 1.0 / counted as f64);
-    compare(&got, &Expect::new(want, DType::F32, Class::Function).scale(scale)).unwrap();
+    for device in devices() {
+        // `labels` in the fixture's train_misc.json.
+        let labels = [[-100, -100, 3, 4, 5, -100], [1, 2, 10, 0, -100, -100]];
+        let shifted: Vec<i32> = labels.iter().flat_map(|l| l[1..].iter().copied().chain([IGNORE])).collect();
+        let counted = shifted.iter().filter(|&&l| l != IGNORE).count();
+        let logits = Tensor::from_slice(&read("logits"), &[12, 11], &device).unwrap().tracked();
+        let labels = Tensor::from_slice(&shifted, &[12], &device).unwrap();
+        let losses = logits.cross_entropy(&labels, IGNORE).unwrap();
+        let mean = losses.sum(&[0]).unwrap().affine(1.0 / counted as f32, 0.0).unwrap();
+        let got = mean.backward().unwrap().take(&logits).unwrap();
+        let want = Array::new(&[12, 11], read("dlogits_mean").into_iter().map(f64::from).collect());
+        let scale = want.map(|_| 1.0 / counted as f64);
+        compare(&got, &Expect::new(want, DType::F32, Class::Function).scale(scale)).unwrap();
+    }
 }
 
 #[test]
 fn extreme_logits() {
-    let device = Device::cpu();
-    let loss = |row: &[f32], label: i32| {
-        let logits = Tensor::from_slice(row, &[1, row.len()], &device).unwrap();
-        let labels = Tensor::from_slice(&[label], &[1], &device).unwrap();
-        logits.cross_entropy(&labels, IGNORE).unwrap().item().unwrap()
-    };
-    assert_eq!(loss(&[3.5], 0), 0.0, "one class is certain");
-    assert_eq!(loss(&[f32::NEG_INFINITY, 2.0], 1), 0.0, "a class that cannot be");
-    assert_eq!(loss(&[f32::NEG_INFINITY, 2.0], 0), f64::INFINITY);
-    assert_eq!(loss(&[1e30, -1e30], 0), 0.0);
-    assert!((loss(&[0.0, 200.0], 0) - 200.0).abs() < 1e-4);
-    assert!(loss(&[0.0, f32::NAN], 0).is_nan(), "NaN shows");
-    assert!(loss(&[f32::NAN], 0).is_nan());
-    assert!(loss(&[f32::NEG_INFINITY; 2], 0).is_nan(), "as torch does");
+    for device in devices() {
+        let loss = |row: &[f32], label: i32| {
+            let logits = Tensor::from_slice(row, &[1, row.len()], &device).unwrap();
+            let labels = Tensor::from_slice(&[label], &[1], &device).unwrap();
+            logits.cross_entropy(&labels, IGNORE).unwrap().item().unwrap()
+        };
+        assert_eq!(loss(&[3.5], 0), 0.0, "one class is certain");
+        assert_eq!(loss(&[f32::NEG_INFINITY, 2.0], 1), 0.0, "a class that cannot be");
+        assert_eq!(loss(&[f32::NEG_INFINITY, 2.0], 0), f64::INFINITY);
+        assert_eq!(loss(&[1e30, -1e30], 0), 0.0);
+        assert!((loss(&[0.0, 200.0], 0) - 200.0).abs() < 1e-4);
+        assert!(loss(&[0.0, f32::NAN], 0).is_nan(), "NaN shows");
+        assert!(loss(&[f32::NAN], 0).is_nan());
+        assert!(loss(&[f32::NEG_INFINITY; 2], 0).is_nan(), "as torch does");
+    }
 }
 
 #[test]
 fn a_label_outside_the_vocabulary_is_named() {
-    let device = Device::cpu();
-    let logits = Tensor::zeros(&[3, 5], DType::F32, &device).unwrap();
-    let labels = |values: &[i32]| Tensor::from_slice(values, &[values.len()], &device).unwrap();
-    for (bad, says) in [([0, IGNORE, 5], "label 5 of row 2"), ([4, -1, 0], "label -1 of row 1")] {
-        let text = logits.cross_entropy(&labels(&bad), IGNORE).unwrap_err().to_string();
-        assert!(text.contains(says) && text.contains("vocabulary of 5"), "{text}");
+    for device in devices() {
+        let logits = Tensor::zeros(&[3, 5], DType::F32, &device).unwrap();
+        let labels = |values: &[i32]| Tensor::from_slice(values, &[values.len()], &device).unwrap();
+        for (bad, says) in [([0, IGNORE, 5], "label 5 of row 2"), ([4, -1, 0], "label -1 of row 1")] {
+            // A device that runs behind says it with the next read.
+            let losses = logits.cross_entropy(&labels(&bad), IGNORE);
+            let text = losses.and_then(|y| y.to_bytes()).unwrap_err().to_string();
+            assert!(text.contains(says) && text.contains("vocabulary of 5"), "{text}");
+        }
+        let text = logits.cross_entropy(&labels(&[0, 1]), IGNORE).unwrap_err().to_string();
+        assert!(text.contains("[2]") && text.contains("[3]"), "{text}");
+        let empty = Tensor::zeros(&[1, 0], DType::F32, &device).unwrap();
+        assert!(
+            empty.cross_entropy(&labels(&[0]), IGNORE).and_then(|y| y.to_bytes()).is_err(),
+            "no class at all"
+        );
+        assert_eq!(empty.cross_entropy(&labels(&[IGNORE]), IGNORE).unwrap().item().unwrap(), 0.0);
+        let none = Tensor::zeros(&[0, 5], DType::BF16, &device).unwrap();
+        assert_eq!(none.cross_entropy(&labels(&[]), IGNORE).unwrap().count(), 0);
     }
-    let text = logits.cross_entropy(&labels(&[0, 1]), IGNORE).unwrap_err().to_string();
-    assert!(text.contains("[2]") && text.contains("[3]"), "{text}");
-    let empty = Tensor::zeros(&[1, 0], DType::F32, &device).unwrap();
-    assert!(empty.cross_entropy(&labels(&[0]), IGNORE).is_err(), "no class at all");
-    assert_eq!(empty.cross_entropy(&labels(&[IGNORE]), IGNORE).unwrap().item().unwrap(), 0.0);
-    let none = Tensor::zeros(&[0, 5], DType::BF16, &device).unwrap();
-    assert_eq!(none.cross_entropy(&labels(&[]), IGNORE).unwrap().count(), 0);
 }

@@ -1,7 +1,9 @@
 use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
-use crate::harness::{Expect, Operand, Source, cases, check, dims, float, full_dims, same_bits, seed};
+use crate::harness::{
+    Expect, Operand, Source, cases, check, devices, dims, float, full_dims, same_bits, seed,
+};
 use crate::tolerance::Class;
 use crate::{gradient, oracle};
 
@@ -67,38 +69,51 @@ fn threads_change_nothing() {
 
 #[test]
 fn rows_that_no_id_names_have_gradient_zero() {
-    let device = Device::cpu();
-    let table = Tensor::full(&[4, 2], 1.0, DType::BF16, &device).unwrap().tracked();
-    let ids = Tensor::from_slice(&[2u32, 2, 0], &[3], &device).unwrap();
-    let gradients = table.embedding(&ids).unwrap().sum(&[0, 1]).unwrap().backward().unwrap();
-    let want = [1.0, 1.0, 0.0, 0.0, 2.0, 2.0, 0.0, 0.0];
-    assert_eq!(gradients.get(&table).unwrap().to_f64_vec().unwrap(), want);
+    for device in devices() {
+        let table = Tensor::full(&[4, 2], 1.0, DType::BF16, &device).unwrap().tracked();
+        let ids = Tensor::from_slice(&[2u32, 2, 0], &[3], &device).unwrap();
+        let gradients = table.embedding(&ids).unwrap().sum(&[0, 1]).unwrap().backward().unwrap();
+        let want = [1.0, 1.0, 0.0, 0.0, 2.0, 2.0, 0.0, 0.0];
+        assert_eq!(gradients.get(&table).unwrap().to_f64_vec().unwrap(), want);
+    }
 }
 
 #[test]
 fn empty_rows_and_no_ids() {
-    let device = Device::cpu();
-    for (n, count) in [(0, 3), (2, 0)] {
-        let table = Tensor::zeros(&[4, n], DType::F32, &device).unwrap().tracked();
-        let ids = Tensor::zeros(&[count], DType::U32, &device).unwrap();
-        let y = table.embedding(&ids).unwrap();
-        let gradients = y.backward_from(&y.detach()).unwrap();
-        assert_eq!(gradients.get(&table).unwrap().to_f64_vec().unwrap(), vec![0.0; 4 * n]);
+    for device in devices() {
+        for (n, count) in [(0, 3), (2, 0)] {
+            let table = Tensor::zeros(&[4, n], DType::F32, &device).unwrap().tracked();
+            let ids = Tensor::zeros(&[count], DType::U32, &device).unwrap();
+            let y = table.embedding(&ids).unwrap();
+            let gradients = y.backward_from(&y.detach()).unwrap();
+            assert_eq!(gradients.get(&table).unwrap().to_f64_vec().unwrap(), vec![0.0; 4 * n]);
+        }
     }
 }
 
 #[test]
 fn an_id_outside_the_table_is_named() {
-    let device = Device::cpu();
-    let table = Tensor::zeros(&[7, 2], DType::F32, &device).unwrap();
-    let ids = Tensor::from_slice(&[0u32, 6, 3, 1, 2, 7], &[2, 3], &device).unwrap();
-    let text = table.embedding(&ids).unwrap_err().to_string();
-    assert!(text.contains("id 7 at [1, 2]") && text.contains("7 rows"), "{text}");
-    let scalar = Tensor::from_slice(&[u32::MAX], &[], &device).unwrap();
-    assert!(table.embedding(&scalar).unwrap_err().to_string().contains("id 4294967295"));
-    let empty = Tensor::zeros(&[0, 2], DType::F32, &device).unwrap();
-    assert!(empty.embedding(&ids).unwrap_err().to_string().contains("id 0 at [0, 0]"));
-    assert_eq!(&empty.embedding(&ids.narrow(0, 0, 0).unwrap()).unwrap().dims()[..], [0, 3, 2]);
-    let wide = Tensor::zeros(&[1; 6], DType::U32, &device).unwrap();
-    assert!(table.embedding(&wide).is_err(), "seven dimensions");
+    for device in devices() {
+        let table = Tensor::zeros(&[7, 2], DType::F32, &device).unwrap();
+        let ids = Tensor::from_slice(&[0u32, 6, 3, 1, 2, 7], &[2, 3], &device).unwrap();
+        // A device that runs behind says it with the next read.
+        let error = |table: &Tensor, ids: &Tensor| {
+            table.embedding(ids).and_then(|y| y.to_bytes()).unwrap_err().to_string()
+        };
+        let text = error(&table, &ids);
+        assert!(text.contains("id 7 at [1, 2]") && text.contains("7 rows"), "{text}");
+        let scalar = Tensor::from_slice(&[u32::MAX], &[], &device).unwrap();
+        assert!(error(&table, &scalar).contains("id 4294967295"));
+        let empty = Tensor::zeros(&[0, 2], DType::F32, &device).unwrap();
+        // Where all are wrong, a GPU names any.
+        let first = if device == Device::cpu() { "id 0 at [0, 0]" } else { "id " };
+        let text = error(&empty, &ids);
+        assert!(text.contains(first) && text.contains("0 rows"), "{text}");
+        // And goes on.
+        let right = ids.narrow(1, 0, 2).unwrap();
+        assert_eq!(table.embedding(&right).unwrap().to_f64_vec().unwrap(), [0.0; 8]);
+        assert_eq!(&empty.embedding(&ids.narrow(0, 0, 0).unwrap()).unwrap().dims()[..], [0, 3, 2]);
+        let wide = Tensor::zeros(&[1; 6], DType::U32, &device).unwrap();
+        assert!(table.embedding(&wide).is_err(), "seven dimensions");
+    }
 }

@@ -1,8 +1,8 @@
 use engine::ops::GeluKind;
-use engine::{DType, Device, Tensor};
+use engine::{DType, Tensor};
 use proptest::prelude::*;
 
-use crate::harness::{Expect, Source, cases, check, dims, float, full_dims, same_bits, seed};
+use crate::harness::{Expect, Source, cases, check, devices, dims, float, full_dims, same_bits, seed};
 use crate::tolerance::Class;
 use crate::{gradient, oracle};
 
@@ -37,22 +37,29 @@ proptest! {
 /// Far out the function is the identity or zero, and its slope one or zero; nothing overflows on the way.
 #[test]
 fn far_values_keep_their_limits() {
-    let device = Device::cpu();
-    let values: Vec<f32> = [1e3f32, 1e12, 1e20, 3e38, -1e3, -1e12, -1e20, -3e38].repeat(9);
-    for kind in KINDS {
-        let x = Tensor::from_slice(&values, &[values.len()], &device).unwrap().tracked();
-        let y = x.gelu(kind).unwrap();
-        let want: Vec<f32> = values.iter().map(|&x| x.max(0.0)).collect();
-        assert_eq!(y.to_vec::<f32>().unwrap(), want);
-        let ones = Tensor::full(&[values.len()], 1.0, DType::F32, &device).unwrap();
-        let slope = y.backward_from(&ones).unwrap().take(&x).unwrap().to_vec::<f32>().unwrap();
-        let want: Vec<f32> = values.iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
-        assert_eq!(slope, want, "{kind:?}");
+    for device in devices() {
+        let values: Vec<f32> = [1e3f32, 1e12, 1e20, 3e38, -1e3, -1e12, -1e20, -3e38].repeat(9);
+        for kind in KINDS {
+            let x = Tensor::from_slice(&values, &[values.len()], &device).unwrap().tracked();
+            let y = x.gelu(kind).unwrap();
+            let want: Vec<f32> = values.iter().map(|&x| x.max(0.0)).collect();
+            assert_eq!(y.to_vec::<f32>().unwrap(), want);
+            let ones = Tensor::full(&[values.len()], 1.0, DType::F32, &device).unwrap();
+            let slope = y.backward_from(&ones).unwrap().take(&x).unwrap().to_vec::<f32>().unwrap();
+            let want: Vec<f32> = values.iter().map(|&x| if x > 0.0 { 1.0 } else { 0.0 }).collect();
+            assert_eq!(slope, want, "{kind:?}");
+        }
+        let nan = Tensor::from_slice(&[f32::NAN; 40], &[40], &device).unwrap();
+        assert!(
+            KINDS.iter().all(|&kind| nan
+                .gelu(kind)
+                .unwrap()
+                .to_f64_vec()
+                .unwrap()
+                .iter()
+                .all(|y| y.is_nan()))
+        );
     }
-    let nan = Tensor::from_slice(&[f32::NAN; 40], &[40], &device).unwrap();
-    assert!(
-        KINDS.iter().all(|&kind| nan.gelu(kind).unwrap().to_f64_vec().unwrap().iter().all(|y| y.is_nan()))
-    );
 }
 
 #[test]

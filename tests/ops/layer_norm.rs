@@ -2,7 +2,9 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Operand, Source, cases, check, dims, float, full_dims, same_bits, seed};
+use crate::harness::{
+    Expect, Operand, Source, cases, check, devices, dims, float, full_dims, same_bits, seed,
+};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -86,11 +88,12 @@ fn long_rows_and_threads() {
 /// A constant row has no deviation: eps keeps the quotient finite and the result is the bias.
 #[test]
 fn a_constant_row_gives_the_bias() {
-    let device = Device::cpu();
-    let x = Tensor::full(&[2, 100], 1000.0, DType::F32, &device).unwrap();
-    let w = Tensor::full(&[100], 3.0, DType::F32, &device).unwrap();
-    let b = Tensor::full(&[100], 0.25, DType::F32, &device).unwrap();
-    assert_eq!(x.layer_norm(&w, &b, EPS).unwrap().to_f64_vec().unwrap(), [0.25; 200]);
+    for device in devices() {
+        let x = Tensor::full(&[2, 100], 1000.0, DType::F32, &device).unwrap();
+        let w = Tensor::full(&[100], 3.0, DType::F32, &device).unwrap();
+        let b = Tensor::full(&[100], 0.25, DType::F32, &device).unwrap();
+        assert_eq!(x.layer_norm(&w, &b, EPS).unwrap().to_f64_vec().unwrap(), [0.25; 200]);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Source, cases, check, dims, full_dims, seed};
+use crate::harness::{Expect, Source, cases, check, devices, dims, full_dims, seed};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -49,13 +49,14 @@ proptest! {
 fn weights_of_another_type_are_converted() {
     let mut source = Source::new(4);
     let (x, w) = (source.normal(&[3, 8], DType::BF16), source.normal(&[5, 8], DType::F32));
-    let device = Device::cpu();
-    let (x, w) = (x.on(&device).unwrap(), w.on(&device).unwrap().tracked());
-    let y = x.linear(&w, None).unwrap();
-    let same = x.linear(&w.detach().to_dtype(DType::BF16).unwrap(), None).unwrap();
-    assert_eq!(y.to_bytes().unwrap(), same.to_bytes().unwrap());
-    let gradients = y.backward_from(&y.detach()).unwrap();
-    assert_eq!(gradients.get(&w).unwrap().dtype(), DType::F32, "the gradient has the weight's type");
+    for device in devices() {
+        let (x, w) = (x.on(&device).unwrap(), w.on(&device).unwrap().tracked());
+        let y = x.linear(&w, None).unwrap();
+        let same = x.linear(&w.detach().to_dtype(DType::BF16).unwrap(), None).unwrap();
+        assert_eq!(y.to_bytes().unwrap(), same.to_bytes().unwrap());
+        let gradients = y.backward_from(&y.detach()).unwrap();
+        assert_eq!(gradients.get(&w).unwrap().dtype(), DType::F32, "the gradient has the weight's type");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use engine::ops::{
 use engine::{DType, Device, Op, Result, Rng, Tensor, apply, apply_in_place};
 use proptest::prelude::*;
 
-use crate::harness::{cases, seed};
+use crate::harness::{cases, devices, seed};
 
 /// A call on three random tensors; numbers come from the generator.
 type Call = fn(&[Tensor; 3], &mut Rng) -> Result<Vec<Tensor>>;
@@ -165,8 +165,7 @@ const CALLS: &[(&str, Call)] = &[
 
 /// Small tensors of random shape and type; often of one shape or type with each other, so that calls get
 /// past the first check.
-fn tensors(rng: &mut Rng) -> [Tensor; 3] {
-    let device = Device::cpu();
+fn tensors(rng: &mut Rng, device: &Device) -> [Tensor; 3] {
     let (mut dims, mut kind) = (vec![], DType::F32);
     std::array::from_fn(|_| {
         if rng.below(2) == 0 {
@@ -176,7 +175,7 @@ fn tensors(rng: &mut Rng) -> [Tensor; 3] {
             kind = dtype(rng);
         }
         let cut = if rng.below(3) == 0 { dims.len().saturating_sub(1) } else { 0 };
-        let mut t = Tensor::full(&dims[cut..], 1.0, kind, &device).unwrap();
+        let mut t = Tensor::full(&dims[cut..], 1.0, kind, device).unwrap();
         if t.rank() > 1 && rng.below(3) == 0 {
             t = t.t().unwrap();
         }
@@ -190,8 +189,9 @@ proptest! {
     #[test]
     fn nothing_panics(which in 0..CALLS.len(), seed in seed()) {
         let (name, call) = CALLS[which];
+        for device in devices() {
         let mut rng = Rng::new(seed);
-        let t = tensors(&mut rng);
+        let t = tensors(&mut rng, &device);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let outputs = call(&t, &mut rng)?;
             for y in outputs.iter().filter(|y| y.count() < 1 << 16) {
@@ -200,12 +200,13 @@ proptest! {
             }
             Ok(())
         }));
-        let result: Result<()> = outcome.map_err(|_| TestCaseError::fail(format!("{name} panics on {t:?}")))?;
+        let result: Result<()> = outcome.map_err(|_| TestCaseError::fail(format!("{name} panics on {device} of {t:?}")))?;
         if let Err(error) = result {
             let text = error.to_string();
             // Names a shape, a type, or how many tensors or bytes there should be.
             let tells = text.contains('[') || text.bytes().any(|b| b.is_ascii_digit());
             prop_assert!(tells && text.len() > 12, "{} says too little: {}", name, text);
+        }
         }
     }
 }

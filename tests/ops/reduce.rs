@@ -2,7 +2,9 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Operand, Source, cases, check, dims, float, full_dims, same_bits, seed};
+use crate::harness::{
+    Expect, Operand, Source, cases, check, devices, dims, float, full_dims, same_bits, seed,
+};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -83,16 +85,17 @@ proptest! {
 
 #[test]
 fn sums_of_nothing_and_nan() {
-    let device = Device::cpu();
-    let empty = Tensor::zeros(&[2, 0], DType::F32, &device).unwrap();
-    assert_eq!(empty.sum(&[1]).unwrap().to_f64_vec().unwrap(), [0.0, 0.0]);
-    assert_eq!(empty.max(&[1]).unwrap().to_f64_vec().unwrap(), [f64::NEG_INFINITY; 2]);
-    for n in [3, 40, 40_000] {
-        let mut values = vec![1.0f32; n];
-        values[n / 2] = f32::NAN;
-        let x = Tensor::from_slice(&values, &[n], &device).unwrap();
-        assert!(x.max(&[0]).unwrap().item().unwrap().is_nan(), "{n}");
-        assert!(x.sum(&[0]).unwrap().item().unwrap().is_nan(), "{n}");
+    for device in devices() {
+        let empty = Tensor::zeros(&[2, 0], DType::F32, &device).unwrap();
+        assert_eq!(empty.sum(&[1]).unwrap().to_f64_vec().unwrap(), [0.0, 0.0]);
+        assert_eq!(empty.max(&[1]).unwrap().to_f64_vec().unwrap(), [f64::NEG_INFINITY; 2]);
+        for n in [3, 40, 40_000] {
+            let mut values = vec![1.0f32; n];
+            values[n / 2] = f32::NAN;
+            let x = Tensor::from_slice(&values, &[n], &device).unwrap();
+            assert!(x.max(&[0]).unwrap().item().unwrap().is_nan(), "{n}");
+            assert!(x.sum(&[0]).unwrap().item().unwrap().is_nan(), "{n}");
+        }
     }
 }
 

@@ -3,7 +3,9 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Operand, Source, cases, check, dims, float, full_dims, same_bits, seed};
+use crate::harness::{
+    Expect, Operand, Source, cases, check, devices, dims, float, full_dims, same_bits, seed,
+};
 use crate::oracle::{self, Array};
 use crate::tolerance::Class;
 
@@ -87,15 +89,16 @@ fn the_rule_names_what_is_wrong() {
 /// in the tensor must not change a row.
 #[test]
 fn a_far_position_changes_no_other_row() {
-    let device = Device::cpu();
-    let row: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
-    let rope = |at: &[u32]| {
-        let x = Tensor::from_slice(&row.repeat(at.len()), &[1, at.len(), 1, 64], &device).unwrap();
-        let at = Tensor::from_slice(at, &[1, at.len()], &device).unwrap();
-        x.rope(&at, THETA, RopeKind::Half).unwrap().to_vec::<f32>().unwrap()
-    };
-    let near = rope(&[7, 16_000, 65_535]);
-    let far = rope(&[7, 16_000, 65_535, 65_536, 3_000_000]);
-    assert_eq!(near, far[..near.len()]);
-    assert_ne!(far[3 * 64..4 * 64], far[4 * 64..]);
+    for device in devices() {
+        let row: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+        let rope = |at: &[u32]| {
+            let x = Tensor::from_slice(&row.repeat(at.len()), &[1, at.len(), 1, 64], &device).unwrap();
+            let at = Tensor::from_slice(at, &[1, at.len()], &device).unwrap();
+            x.rope(&at, THETA, RopeKind::Half).unwrap().to_vec::<f32>().unwrap()
+        };
+        let near = rope(&[7, 16_000, 65_535]);
+        let far = rope(&[7, 16_000, 65_535, 65_536, 3_000_000]);
+        assert_eq!(near, far[..near.len()]);
+        assert_ne!(far[3 * 64..4 * 64], far[4 * 64..]);
+    }
 }

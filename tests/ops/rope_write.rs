@@ -113,26 +113,31 @@ fn threads_change_nothing() {
 
 #[test]
 fn what_cannot_be_written_is_refused() {
-    let device = Device::cpu();
-    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
-    let f = |dims: &[usize]| zeros(dims, DType::F32);
-    let op = RopeWrite { theta: THETA, kind: RopeKind::Half };
-    let (q, kv) = (f(&[1, 2, 3, 4]), f(&[1, 2, 1, 4]));
-    let (at, cache) = (zeros(&[2], DType::U32), [f(&[1, 2, 1, 4]), f(&[1, 2, 1, 4])]);
-    let text = |q: &Tensor, k: &Tensor, v: &Tensor, at: &Tensor, cache: [&Tensor; 2], op: &RopeWrite| {
-        Tensor::rope_write([q, k, v], at, cache, op).unwrap_err().to_string()
-    };
-    let both = [&cache[0], &cache[1]];
-    assert!(text(&f(&[1, 2, 3, 5]), &kv, &kv, &at, both, &op).contains("5 elements"));
-    assert!(text(&q, &f(&[1, 2, 1, 6]), &kv, &at, both, &op).contains("expected [1, 2, 1, 4]"));
-    assert!(text(&q, &kv, &q, &at, both, &op).contains("v has shape"));
-    assert!(text(&q, &kv, &kv, &zeros(&[2], DType::I32), both, &op).contains("i32"));
-    assert!(text(&q, &kv, &zeros(&[1, 2, 1, 4], DType::BF16), &at, both, &op).contains("bf16"));
-    assert!(text(&q, &kv, &kv, &at, [&cache[0], &zeros(&[1, 2, 1, 4], DType::BF16)], &op).contains("bf16"));
-    assert!(text(&q, &kv, &kv, &at, [&cache[0], &f(&[1, 3, 1, 4])], &op).contains("[1, 3, 1, 4]"));
-    assert!(text(&q, &kv, &kv, &at, [&cache[0], &cache[0]], &op).contains("shares memory"));
-    assert!(text(&q.tracked(), &kv, &kv, &at, both, &op).contains("no gradient"));
-    assert!(text(&q, &kv, &kv, &at, both, &RopeWrite { theta: f32::NAN, ..op.clone() }).contains("theta"));
-    let said = apply_in_place(op, &[&q], &[&kv]).unwrap_err().to_string();
-    assert!(said.contains("takes 7"), "{said}");
+    for device in devices() {
+        let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &device).unwrap();
+        let f = |dims: &[usize]| zeros(dims, DType::F32);
+        let op = RopeWrite { theta: THETA, kind: RopeKind::Half };
+        let (q, kv) = (f(&[1, 2, 3, 4]), f(&[1, 2, 1, 4]));
+        let (at, cache) = (zeros(&[2], DType::U32), [f(&[1, 2, 1, 4]), f(&[1, 2, 1, 4])]);
+        let text = |q: &Tensor, k: &Tensor, v: &Tensor, at: &Tensor, cache: [&Tensor; 2], op: &RopeWrite| {
+            Tensor::rope_write([q, k, v], at, cache, op).unwrap_err().to_string()
+        };
+        let both = [&cache[0], &cache[1]];
+        assert!(text(&f(&[1, 2, 3, 5]), &kv, &kv, &at, both, &op).contains("5 elements"));
+        assert!(text(&q, &f(&[1, 2, 1, 6]), &kv, &at, both, &op).contains("expected [1, 2, 1, 4]"));
+        assert!(text(&q, &kv, &q, &at, both, &op).contains("v has shape"));
+        assert!(text(&q, &kv, &kv, &zeros(&[2], DType::I32), both, &op).contains("i32"));
+        assert!(text(&q, &kv, &zeros(&[1, 2, 1, 4], DType::BF16), &at, both, &op).contains("bf16"));
+        assert!(
+            text(&q, &kv, &kv, &at, [&cache[0], &zeros(&[1, 2, 1, 4], DType::BF16)], &op).contains("bf16")
+        );
+        assert!(text(&q, &kv, &kv, &at, [&cache[0], &f(&[1, 3, 1, 4])], &op).contains("[1, 3, 1, 4]"));
+        assert!(text(&q, &kv, &kv, &at, [&cache[0], &cache[0]], &op).contains("shares memory"));
+        assert!(text(&q.tracked(), &kv, &kv, &at, both, &op).contains("no gradient"));
+        assert!(
+            text(&q, &kv, &kv, &at, both, &RopeWrite { theta: f32::NAN, ..op.clone() }).contains("theta")
+        );
+        let said = apply_in_place(op, &[&q], &[&kv]).unwrap_err().to_string();
+        assert!(said.contains("takes 7"), "{said}");
+    }
 }

@@ -1,4 +1,4 @@
-use engine::{Cuda, DType, Device, Tensor};
+use engine::{Cuda, DType, Tensor};
 use proptest::prelude::*;
 
 use crate::harness::{Check, Expect, Operand, Source, cases, compare, devices, dims, float, seed};
@@ -57,10 +57,11 @@ fn a_real_vocabulary_in_hostile_orders() {
 
 #[test]
 fn more_than_there_are_is_an_error() {
-    let device = Device::cpu();
-    let x = Tensor::zeros(&[2, 3], DType::F32, &device).unwrap();
-    let text = x.top_k(4).unwrap_err().to_string();
-    assert!(text.contains("4 of 3"), "{text}");
-    let (values, places) = x.top_k(0).unwrap();
-    assert_eq!((&values.dims()[..], &places.dims()[..]), (&[2, 0][..], &[2, 0][..]));
+    for device in devices() {
+        let x = Tensor::zeros(&[2, 3], DType::F32, &device).unwrap();
+        let text = x.top_k(4).unwrap_err().to_string();
+        assert!(text.contains("4 of 3"), "{text}");
+        let (values, places) = x.top_k(0).unwrap();
+        assert_eq!((&values.dims()[..], &places.dims()[..]), (&[2, 0][..], &[2, 0][..]));
+    }
 }

@@ -2,7 +2,7 @@ use engine::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use crate::gradient;
-use crate::harness::{Expect, Source, cases, check, dims, full_dims, seed};
+use crate::harness::{Expect, Source, cases, check, devices, dims, full_dims, seed};
 use crate::oracle::Array;
 use crate::tolerance::Class;
 
@@ -123,12 +123,14 @@ proptest! {
 
 #[test]
 fn views_share_their_storage() {
-    let x = Tensor::zeros(&[2, 3, 4], DType::F32, &Device::cpu()).unwrap();
-    let view = x.permute(&[2, 0, 1]).unwrap().narrow(0, 1, 2).unwrap();
-    let five = Tensor::full(&[2, 2, 3], 5.0, DType::F32, &Device::cpu()).unwrap();
-    view.write(&five).unwrap();
-    let want: Vec<f64> = (0..24).map(|i| if (1..3).contains(&(i % 4)) { 5.0 } else { 0.0 }).collect();
-    assert_eq!(x.to_f64_vec().unwrap(), want);
+    for device in devices() {
+        let x = Tensor::zeros(&[2, 3, 4], DType::F32, &device).unwrap();
+        let view = x.permute(&[2, 0, 1]).unwrap().narrow(0, 1, 2).unwrap();
+        let five = Tensor::full(&[2, 2, 3], 5.0, DType::F32, &device).unwrap();
+        view.write(&five).unwrap();
+        let want: Vec<f64> = (0..24).map(|i| if (1..3).contains(&(i % 4)) { 5.0 } else { 0.0 }).collect();
+        assert_eq!(x.to_f64_vec().unwrap(), want);
+    }
 }
 
 #[test]

@@ -51,26 +51,27 @@ fn text(result: engine::Result<()>) -> String {
 
 #[test]
 fn what_cannot_be_written_is_refused() {
-    let device = Device::cpu();
-    let target = Tensor::zeros(&[2, 3], DType::F32, &device).unwrap();
-    let wrong = Tensor::zeros(&[3, 2], DType::F32, &device).unwrap();
-    let message = text(target.write(&wrong));
-    assert!(
-        message.contains("write") && message.contains("[3, 2]") && message.contains("[2, 3]"),
-        "{message}"
-    );
-    // Overlap with the source.
-    let message = text(target.narrow(0, 0, 1).unwrap().write(&target.narrow(0, 1, 1).unwrap()));
-    assert!(message.contains("shares memory"), "{message}");
-    // Several elements at one place.
-    let wide = Tensor::zeros(&[1, 3], DType::F32, &device).unwrap().expand(&[2, 3]).unwrap();
-    assert!(text(wide.write(&target)).contains("expanded"));
-    // A tensor that the tape computed.
-    let made = target.tracked().exp().unwrap();
-    assert!(text(made.write(&target)).contains("tape"));
-    // A leaf may be written: that is what an optimiser does.
-    target.tracked().write(&Tensor::full(&[2, 3], 2.0, DType::F32, &device).unwrap()).unwrap();
-    assert_eq!(target.to_f64_vec().unwrap(), [2.0; 6]);
+    for device in devices() {
+        let target = Tensor::zeros(&[2, 3], DType::F32, &device).unwrap();
+        let wrong = Tensor::zeros(&[3, 2], DType::F32, &device).unwrap();
+        let message = text(target.write(&wrong));
+        assert!(
+            message.contains("write") && message.contains("[3, 2]") && message.contains("[2, 3]"),
+            "{message}"
+        );
+        // Overlap with the source.
+        let message = text(target.narrow(0, 0, 1).unwrap().write(&target.narrow(0, 1, 1).unwrap()));
+        assert!(message.contains("shares memory"), "{message}");
+        // Several elements at one place.
+        let wide = Tensor::zeros(&[1, 3], DType::F32, &device).unwrap().expand(&[2, 3]).unwrap();
+        assert!(text(wide.write(&target)).contains("expanded"));
+        // A tensor that the tape computed.
+        let made = target.tracked().exp().unwrap();
+        assert!(text(made.write(&target)).contains("tape"));
+        // A leaf may be written: that is what an optimiser does.
+        target.tracked().write(&Tensor::full(&[2, 3], 2.0, DType::F32, &device).unwrap()).unwrap();
+        assert_eq!(target.to_f64_vec().unwrap(), [2.0; 6]);
+    }
 }
 
 #[test]

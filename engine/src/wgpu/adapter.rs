@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use ::wgpu;
 
+use super::choice::{self, Choice};
 use super::cooperative::Matrices;
 use crate::{Error, Result};
 
@@ -15,7 +16,10 @@ const LIMITS: &str = "ROENTGEN_WGPU_LIMITS";
 
 /// What an adapter is and offers.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct AdapterFacts {
+    /// What asks for this one: a value of `--device`.
+    pub argument: String,
     /// Its name, as the driver gives it.
     pub name: String,
     /// Name and version of the driver.
@@ -34,6 +38,8 @@ pub struct AdapterFacts {
     pub matrices: Option<Matrices>,
     /// Timestamps inside passes, for profiling.
     pub timestamps: bool,
+    /// Whether what the driver makes of kernels can be kept for the next process.
+    pub pipeline_cache: bool,
     /// Largest binding of a storage buffer, bytes.
     pub max_binding: u64,
     /// Largest buffer, bytes.
@@ -64,12 +70,15 @@ impl AdapterFacts {
         } else {
             "thin products cut along k below 128 workgroups".into()
         };
-        let matrices = self.matrices.map_or_else(
-            || "tiled products without cooperative matrices".into(),
-            |matrices| {
+        let matrices = match self.matrices {
+            None => "tiled products without cooperative matrices".into(),
+            Some(matrices) if matrices.taken() => {
                 format!("tiled products by cooperative matrices, {}, once a trial was right", matrices.name())
-            },
-        );
+            }
+            Some(matrices) => {
+                format!("tiled products without cooperative matrices: no product takes {}", matrices.name())
+            }
+        };
         vec![rows, products, matrices]
     }
 }
@@ -97,7 +106,8 @@ fn instance() -> &'static wgpu::Instance {
 
 fn facts(adapter: &wgpu::Adapter) -> AdapterFacts {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
-    let mut facts = AdapterFacts {
+    AdapterFacts {
+        argument: String::new(),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
         name: info.name,
         api: match info.backend {
@@ -122,15 +132,14 @@ fn facts(adapter: &wgpu::Adapter) -> AdapterFacts {
             [0, 0]
         },
         f16: features.contains(wgpu::Features::SHADER_F16),
-        matrices: None,
+        matrices: Matrices::of(adapter),
         timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+        pipeline_cache: features.contains(wgpu::Features::PIPELINE_CACHE),
         max_binding: limits.max_storage_buffer_binding_size,
         max_buffer: limits.max_buffer_size,
         workgroup_memory: limits.max_compute_workgroup_storage_size,
         invocations: limits.max_compute_invocations_per_workgroup,
-    };
-    facts.matrices = Matrices::of(adapter, facts.subgroup);
-    facts
+    }
 }
 
 fn all() -> Vec<(wgpu::Adapter, AdapterFacts)> {
@@ -139,6 +148,10 @@ fn all() -> Vec<(wgpu::Adapter, AdapterFacts)> {
     // Discrete first, the processor in disguise last.
     let order = ["discrete", "integrated", "virtual", "other", "software"];
     found.sort_by_key(|(_, f)| order.iter().position(|&kind| kind == f.kind));
+    let names: Vec<String> = found.iter().map(|(_, f)| f.name.clone()).collect();
+    for ((_, facts), argument) in found.iter_mut().zip(choice::arguments(&names)) {
+        facts.argument = format!("wgpu:{argument}");
+    }
     found
 }
 
@@ -165,31 +178,55 @@ fn only_defaults() -> Result<bool> {
     }
 }
 
-/// WebGPU's default limits, raised to what the adapter has where large tensors gain from it.
-fn wanted_limits(adapter: &wgpu::Adapter) -> Result<wgpu::Limits> {
-    let mut limits = wgpu::Limits::default();
-    if !only_defaults()? {
-        let has = adapter.limits();
+/// Of an adapter that `has` these limits: WebGPU's defaults of what kernels use, raised to what it has where large tensors
+/// gain from it; of all else (textures, what is drawn) no more than it has.
+fn wanted_limits(has: &wgpu::Limits, only_defaults: bool) -> wgpu::Limits {
+    let used = wgpu::Limits::default();
+    let mut limits = wgpu::Limits {
+        max_bind_groups: 1,
+        max_bindings_per_bind_group: used.max_bindings_per_bind_group,
+        max_dynamic_uniform_buffers_per_pipeline_layout: 1,
+        max_storage_buffers_per_shader_stage: used.max_storage_buffers_per_shader_stage,
+        max_uniform_buffers_per_shader_stage: used.max_uniform_buffers_per_shader_stage,
+        max_uniform_buffer_binding_size: 16 << 10,
+        max_storage_buffer_binding_size: used.max_storage_buffer_binding_size,
+        max_buffer_size: used.max_buffer_size,
+        min_uniform_buffer_offset_alignment: used.min_uniform_buffer_offset_alignment,
+        min_storage_buffer_offset_alignment: used.min_storage_buffer_offset_alignment,
+        max_compute_workgroup_storage_size: used.max_compute_workgroup_storage_size,
+        max_compute_invocations_per_workgroup: used.max_compute_invocations_per_workgroup,
+        max_compute_workgroup_size_x: used.max_compute_workgroup_size_x,
+        max_compute_workgroups_per_dimension: used.max_compute_workgroups_per_dimension,
+        ..used.or_worse_values_from(has)
+    };
+    if !only_defaults {
         limits.max_buffer_size = has.max_buffer_size;
         limits.max_storage_buffer_binding_size = has.max_storage_buffer_binding_size;
     }
-    Ok(limits)
+    limits
 }
 
-/// Opens the first adapter whose name contains `name` (any case).
+/// What tells the GPU behind an adapter from others: it may be there once for each API. Empty where the driver does not say.
+fn card(info: &wgpu::AdapterInfo) -> String {
+    match (info.device_pci_bus_id.as_str(), info.device) {
+        ("", 0) => String::new(),
+        ("", device) => format!("{:x}:{device:x}", info.vendor),
+        (bus, _) => bus.to_owned(),
+    }
+}
+
+/// Opens the adapter that `name` means, as [`choice::choose`] has it; without a name the first.
 pub(super) fn open(name: Option<&str>) -> Result<Opened> {
     let found = all();
-    let wanted = name.unwrap_or_default().to_lowercase();
-    let names: Vec<&str> = found.iter().map(|(_, f)| f.name.as_str()).collect();
-    let Some(at) = names.iter().position(|n| n.to_lowercase().contains(&wanted)) else {
-        return Err(Error::Device(if found.is_empty() {
-            "wgpu: no adapter; a Vulkan, Metal or DirectX 12 driver is needed".into()
-        } else {
-            format!("wgpu: no adapter named {wanted:?}; there are {}", names.join(", "))
-        }));
-    };
+    if found.is_empty() {
+        return Err(Error::Device("wgpu: no adapter; a Vulkan, Metal or DirectX 12 driver is needed".into()));
+    }
+    let choices: Vec<Choice> =
+        found.iter().map(|(a, f)| Choice { name: f.name.clone(), card: card(&a.get_info()) }).collect();
+    let at = choice::choose(&choices, name.unwrap_or_default())
+        .map_err(|e| Error::Device(format!("wgpu: {e}")))?;
     let (adapter, facts) = &found[at];
-    let limits = wanted_limits(adapter)?;
+    let limits = wanted_limits(&adapter.limits(), only_defaults()?);
     let mut facts = facts.clone();
     let mut optional = wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
@@ -200,11 +237,11 @@ pub(super) fn open(name: Option<&str>) -> Result<Opened> {
         optional |= wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
     }
     let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
-    if facts.matrices.is_some() {
+    if facts.matrices.is_some_and(Matrices::taken) {
         optional |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         // SAFETY: the one experimental feature that is asked for is cooperative matrices. Their kernels load and store
-        // whole matrices within workgroup arrays that they have written, in uniform control flow, by subgroups of the
-        // size that they were written for.
+        // whole matrices within workgroup arrays that they have written, whatever the size of subgroups, in uniform
+        // control flow.
         experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
     }
     let descriptor = wgpu::DeviceDescriptor {
@@ -217,4 +254,35 @@ pub(super) fn open(name: Option<&str>) -> Result<Opened> {
     let (device, queue) = block_on(adapter.request_device(&descriptor))
         .map_err(|e| Error::Device(format!("wgpu: {} refuses to open: {e}", facts.name)))?;
     Ok(Opened { facts, info: adapter.get_info(), device, queue, limits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An adapter that computes as WebGPU asks and draws worse.
+    #[test]
+    fn only_limits_of_computing_are_demanded() {
+        let mut has = wgpu::Limits {
+            max_buffer_size: 1 << 34,
+            max_storage_buffer_binding_size: 1 << 31,
+            max_texture_dimension_2d: 4096,
+            max_color_attachments: 4,
+            max_inter_stage_shader_variables: 15,
+            max_uniform_buffer_binding_size: 16 << 10,
+            min_storage_buffer_offset_alignment: 32,
+            ..wgpu::Limits::default()
+        };
+        let wanted = wanted_limits(&has, false);
+        assert!(wanted.check_limits(&has));
+        assert_eq!((wanted.max_buffer_size, wanted.max_storage_buffer_binding_size), (1 << 34, 1 << 31));
+        assert_eq!(wanted.max_storage_buffers_per_shader_stage, 8);
+        let wanted = wanted_limits(&has, true);
+        assert_eq!((wanted.max_buffer_size, wanted.max_storage_buffer_binding_size), (256 << 20, 128 << 20));
+        // What kernels cannot do without is demanded.
+        has.max_storage_buffers_per_shader_stage = 4;
+        assert!(!wanted_limits(&has, false).check_limits(&has));
+        (has.max_storage_buffers_per_shader_stage, has.min_storage_buffer_offset_alignment) = (8, 512);
+        assert!(!wanted_limits(&has, false).check_limits(&has));
+    }
 }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use ::wgpu;
 
-use super::adapter::block_on;
-use super::problems::{Problems, poll};
+use super::problems::{Problems, watched};
 use super::recorded::Recorded;
 
 /// Smallest buffer; bindings start at multiples of it on every adapter.
@@ -86,6 +85,18 @@ pub(super) struct Pool {
     idle: Mutex<Idle>,
     problems: Arc<Problems>,
     recorded: Arc<Recorded>,
+    #[cfg(test)]
+    full: tests::Full,
+}
+
+/// Why there is no buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is larger than buffers can be, beyond what they may come to, or the device is gone.
+    ForGood,
+    /// The device has no room. Idle buffers may be all that is missing: commands hold those that they use until they
+    /// have run.
+    ForNow,
 }
 
 impl Pool {
@@ -96,57 +107,58 @@ impl Pool {
         recorded: Arc<Recorded>,
     ) -> Self {
         let most = AtomicU64::new(u64::MAX);
-        Self { device, largest, most, idle: Mutex::default(), problems, recorded }
+        Self {
+            device,
+            largest,
+            most,
+            idle: Mutex::default(),
+            problems,
+            recorded,
+            #[cfg(test)]
+            full: tests::Full::default(),
+        }
     }
 
-    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room or is gone.
-    pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Option<(WgpuBuffer, bool)> {
+    /// A buffer for `bytes`, and whether it is known to be zero.
+    pub(super) fn lend(self: &Arc<Self>, bytes: usize) -> Result<(WgpuBuffer, bool), Refusal> {
         let class = size_class(bytes);
         if class > self.largest || self.problems.alive(String::new).is_err() {
-            return None;
+            return Err(Refusal::ForGood);
         }
         let mut idle = self.idle.lock().unwrap();
-        let lent = self.lend_from(&mut idle, class);
-        self.recorded.forget(std::mem::take(&mut idle.dead));
-        let (buffer, last_use, fresh) = lent?;
+        let (buffer, last_use, fresh) = self.lend_from(&mut idle, class)?;
         idle.live += buffer.buffer.size();
         idle.most_live = idle.most_live.max(idle.live);
         let (pool, last_use) = (self.clone(), AtomicU64::new(last_use));
-        Some((WgpuBuffer { buffer: Some(buffer), len: bytes, last_use, pool }, fresh))
+        Ok((WgpuBuffer { buffer: Some(buffer), len: bytes, last_use, pool }, fresh))
     }
 
     /// A buffer of this class, when it was last used, and whether it is new.
-    fn lend_from(&self, idle: &mut Idle, class: u64) -> Option<(Numbered, u64, bool)> {
+    fn lend_from(&self, idle: &mut Idle, class: u64) -> Result<(Numbered, u64, bool), Refusal> {
         if let Some(Freed { buffer, last_use, .. }) = idle.take(class) {
-            return Some((buffer, last_use, false));
+            return Ok((buffer, last_use, false));
         }
         idle.make_room(class);
         let most = self.most.load(Ordering::Relaxed);
         if idle.live.saturating_add(class) > most {
-            return None;
+            return Err(Refusal::ForGood);
         }
         if idle.live + idle.idle + class > most {
             idle.clear();
         }
-        let buffer = match self.create(class) {
-            Some(buffer) => buffer,
-            // What lies idle may be all that is missing.
-            None if idle.idle > 0 => {
-                idle.clear();
-                self.recorded.forget(std::mem::take(&mut idle.dead));
-                let _ = poll(&self.device, wgpu::PollType::wait_indefinitely());
-                self.create(class)?
-            }
-            None => return None,
-        };
+        // Before more is asked for: what they bind is not given back while they are kept.
+        self.recorded.forget(std::mem::take(&mut idle.dead));
+        let buffer = self.create(class).ok_or(Refusal::ForNow)?;
         idle.made += 1;
-        Some((Numbered { buffer, id: idle.made }, 0, true))
+        Ok((Numbered { buffer, id: idle.made }, 0, true))
     }
 
     fn create(&self, size: u64) -> Option<wgpu::Buffer> {
-        let scopes = [wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Validation]
-            .map(|filter| self.device.push_error_scope(filter));
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+        #[cfg(test)]
+        if !self.full.room(&self.device, size) {
+            return None;
+        }
+        let descriptor = wgpu::BufferDescriptor {
             label: None,
             size,
             usage: wgpu::BufferUsages::STORAGE
@@ -154,12 +166,10 @@ impl Pool {
                 | wgpu::BufferUsages::COPY_SRC
                 | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
-        });
-        let [memory, validation] = scopes;
-        // The inner scope first.
-        let errors = [block_on(validation.pop()), block_on(memory.pop())];
+        };
+        let (buffer, refused) = watched(&self.device, || self.device.create_buffer(&descriptor));
         // On a device that is gone there are no errors, and no buffers either.
-        (errors.iter().all(Option::is_none) && self.problems.alive(String::new).is_ok()).then_some(buffer)
+        (refused.is_none() && self.problems.alive(String::new).is_ok()).then_some(buffer)
     }
 
     fn take_back(&self, buffer: Numbered, last_use: u64) {
@@ -234,3 +244,6 @@ impl Drop for WgpuBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,9 @@
 //! wgpu calls the feature experimental, and for a reason: it is there on Vulkan and Metal alone, has no bf16, and its
 //! two translations read "row-major" differently. So no adapter is believed: when a device is opened a small product is
 //! computed in one reading and then the other, and what is not right to the last digit is never used again.
+//!
+//! Only 8 × 8 matrices of f32 (Metal's) are taken. Those of f16 (NVIDIA's and others' through Vulkan) have a kernel that
+//! waits: products take f32 and bf16, neither of which f16 holds.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -23,18 +26,28 @@ pub enum Matrices {
 
 impl Matrices {
     /// Those of an adapter; f32 where it has both.
-    pub(super) fn of(adapter: &wgpu::Adapter, subgroup: [u32; 2]) -> Option<Self> {
-        use wgpu::CooperativeScalarType::{F16, F32};
-        // The processor plays GPUs without them, and the kernel divides its work among eight subgroups of 32.
-        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
-        let features = adapter.features();
-        if software
-            || subgroup != [32; 2]
-            || !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-        {
+    pub(super) fn of(adapter: &wgpu::Adapter) -> Option<Self> {
+        let (info, features) = (adapter.get_info(), adapter.features());
+        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SUBGROUP;
+        // The processor plays GPUs without them.
+        if info.device_type == wgpu::DeviceType::Cpu || !features.contains(needed) {
             return None;
         }
-        let offered = adapter.cooperative_matrix_properties();
+        let subgroup = [info.subgroup_min_size, info.subgroup_max_size];
+        Self::among(&adapter.cooperative_matrix_properties(), info.backend, subgroup)
+    }
+
+    /// Those among `offered` for which there are kernels. These divide their work among eight subgroups of 32: Metal does
+    /// not say how large subgroups are (on Apple's GPUs they are of 32), there the trial product tells.
+    fn among(
+        offered: &[wgpu::CooperativeMatrixProperties],
+        api: wgpu::Backend,
+        subgroup: [u32; 2],
+    ) -> Option<Self> {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        if subgroup != [32; 2] && api != wgpu::Backend::Metal {
+            return None;
+        }
         let has = |edge: u32, ab, c| {
             offered
                 .iter()
@@ -42,11 +55,16 @@ impl Matrices {
         };
         if has(8, F32, F32) {
             Some(Self::F32x8)
-        } else if has(16, F16, F32) && features.contains(wgpu::Features::SHADER_F16) {
+        } else if has(16, F16, F32) {
             Some(Self::F16x16)
         } else {
             None
         }
+    }
+
+    /// Whether there is a product that goes by them.
+    pub fn taken(self) -> bool {
+        self == Self::F32x8
     }
 
     /// In words.
@@ -86,10 +104,12 @@ impl Wgpu {
 /// Finds out which reading is right, on a device that has just been opened.
 pub(super) fn settle(device: &Device) {
     let Some(gpu) = device.backend::<Wgpu>() else { return };
-    let Some(matrices) = gpu.facts.matrices else { return };
+    if !gpu.facts.matrices.is_some_and(Matrices::taken) {
+        return;
+    }
     for reading in [Reading::TURNED, Reading::STRAIGHT] {
         gpu.reading.0.store(reading, Ordering::Relaxed);
-        match trial(device, if matrices == Matrices::F32x8 { DType::F32 } else { DType::F16 }) {
+        match trial(device) {
             Ok(true) => return,
             Ok(false) => {}
             Err(e) => tracing::warn!("{}: cooperative matrices: {e}", gpu.facts.name),
@@ -99,14 +119,51 @@ pub(super) fn settle(device: &Device) {
     tracing::warn!("{}: products by cooperative matrices are wrong; they are not used", gpu.facts.name);
 }
 
-/// Whether a product of small whole numbers, which every type holds, is right.
-fn trial(device: &Device, dtype: DType) -> Result<bool> {
+/// Whether a product of small whole numbers is right.
+fn trial(device: &Device) -> Result<bool> {
     let [m, n, k] = [LEAST + 9, LEAST + 40, 24];
     let number = |i: usize, j: usize, by: usize| ((i * by + j * 5 + i * j % 3) % 7) as f64 - 3.0;
     let a: Vec<f64> = (0..m * k).map(|i| number(i / k, i % k, 3)).collect();
     let b: Vec<f64> = (0..k * n).map(|i| number(i / n, i % n, 2)).collect();
-    let tensor = |x: &[f64], dims: [usize; 2]| Tensor::from_f64(x, &dims, dtype, device);
+    let tensor = |x: &[f64], dims: [usize; 2]| Tensor::from_f64(x, &dims, DType::F32, device);
     let got = tensor(&a, [m, k])?.matmul(&tensor(&b, [k, n])?)?.to_f64_vec()?;
     let want = |at: usize| (0..k).map(|l| a[at / n * k + l] * b[l * n + at % n]).sum::<f64>();
     Ok(got.iter().enumerate().all(|(at, &y)| y == want(at)))
+}
+
+#[cfg(test)]
+mod tests {
+    use ::wgpu::Backend::{Metal, Vulkan};
+    use ::wgpu::CooperativeScalarType::{self as Scalar, F16, F32};
+
+    use super::*;
+
+    fn square(edge: u32, ab_type: Scalar, cr_type: Scalar) -> ::wgpu::CooperativeMatrixProperties {
+        ::wgpu::CooperativeMatrixProperties {
+            m_size: edge,
+            n_size: edge,
+            k_size: edge,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        }
+    }
+
+    /// What wgpu says of Apple's GPUs (subgroups of 4 to 64, whatever they are) and of NVIDIA's.
+    #[test]
+    fn metal_has_matrices_that_products_take_and_vulkan_those_that_wait() {
+        let apple = [square(8, F32, F32), square(8, F16, F16), square(8, F16, F32)];
+        let matrices = Matrices::among(&apple, Metal, [4, 64]);
+        assert_eq!(matrices, Some(Matrices::F32x8));
+        assert!(matrices.is_some_and(Matrices::taken));
+
+        let nvidia = [square(16, F16, F16), square(16, F16, F32)];
+        let matrices = Matrices::among(&nvidia, Vulkan, [32; 2]);
+        assert_eq!(matrices, Some(Matrices::F16x16));
+        assert!(!matrices.is_some_and(Matrices::taken));
+
+        assert_eq!(Matrices::among(&nvidia, Vulkan, [32, 64]), None);
+        assert_eq!(Matrices::among(&[square(8, F16, F32)], Metal, [4, 64]), None);
+        assert_eq!(Matrices::among(&[], Metal, [4, 64]), None);
+    }
 }

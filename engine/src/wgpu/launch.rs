@@ -6,10 +6,10 @@ use std::sync::Arc;
 use ::wgpu;
 
 use super::Wgpu;
-use super::adapter::block_on;
 use super::buffer::WgpuBuffer;
 use super::matmul::Machine;
 use super::pipelines::Built;
+use super::problems::watched;
 use super::recorded::{Key, Launched};
 use super::source::{Access, Binding, Value, Variant, WORKGROUP};
 use super::stream::Stream;
@@ -409,15 +409,11 @@ impl<'a> Launch<'a> {
                 }
             })
             .collect();
-        let scope = self.gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(self.op),
-            layout: &kernel.layout,
-            entries: &entries,
-        });
-        match block_on(scope.pop()) {
-            None => Ok(group),
-            Some(e) => Err(Error::Device(format!("wgpu: {}: {e}", self.text()))),
+        let descriptor =
+            wgpu::BindGroupDescriptor { label: Some(self.op), layout: &kernel.layout, entries: &entries };
+        match watched(&self.gpu.device, || self.gpu.device.create_bind_group(&descriptor)) {
+            (group, None) => Ok(group),
+            (_, Some(e)) => Err(Error::Device(format!("wgpu: {}: {e}", self.text()))),
         }
     }
 

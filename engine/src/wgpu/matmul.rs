@@ -163,6 +163,8 @@ impl Product {
             ("A_BY_K", a_by_k.into()),
             ("B_BY_K", b_by_k.into()),
             ("EIGHT", (matrices == Matrices::F32x8).into()),
+            // Metal has subgroups without saying of how many, which other kernels must know.
+            ("SUBGROUPS", true.into()),
             ("TURNED", turned.into()),
         ];
         let grid = [n.div_ceil(TILE) as u32, m.div_ceil(TILE) as u32, batch as u32];

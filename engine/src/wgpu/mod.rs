@@ -7,6 +7,7 @@
 mod accessors;
 mod adapter;
 mod buffer;
+mod choice;
 mod cooperative;
 mod known;
 mod launch;
@@ -45,8 +46,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 pub use adapter::{AdapterFacts, adapters};
-use buffer::Pool;
 pub use buffer::WgpuBuffer;
+use buffer::{Pool, Refusal};
 pub use cooperative::Matrices;
 use matmul::Machine;
 use pipelines::Pipelines;
@@ -89,10 +90,11 @@ pub struct Wgpu {
 }
 
 impl Wgpu {
-    /// Opens the first adapter whose name contains `name`, in any case; without a name the first there is.
+    /// Opens the adapter of this name, in any case, or whose name has it as a part; `NAME#2` is the second of those. Without a
+    /// name the first there is.
     ///
     /// # Errors
-    /// If there is none, or it refuses.
+    /// If there is none, the part is one of several GPUs' names, or it refuses.
     pub fn open(name: Option<&str>) -> Result<Self> {
         let adapter::Opened { facts, info, device, queue, mut limits } = adapter::open(name)?;
         let (mut processor, mut dispatch) = (facts.software, stream::DISPATCH);
@@ -139,6 +141,11 @@ impl Wgpu {
         self.stream.lock().unwrap().total_launches()
     }
 
+    /// Submissions of recorded launches since the device was opened. A read is one of them.
+    pub fn submissions(&self) -> u64 {
+        self.stream.lock().unwrap().batch() - 1
+    }
+
     /// Launches that were not as an earlier one was, and so needed their buffers bound and their kernel looked up. Where a
     /// decode step follows another, none is.
     pub fn recordings(&self) -> u64 {
@@ -181,9 +188,22 @@ impl Wgpu {
         Ok(buffer)
     }
 
+    /// A buffer for `bytes`, and whether it is known to be zero; `None` if the device has no room or is gone.
+    fn lend(&self, bytes: usize) -> Option<(WgpuBuffer, bool)> {
+        match self.pool.lend(bytes) {
+            Err(Refusal::ForNow) => {
+                // What went wrong is the next read's to tell.
+                let _ = self.stream.lock().unwrap().finish();
+                self.pool.trim();
+                self.pool.lend(bytes).ok()
+            }
+            lent => lent.ok(),
+        }
+    }
+
     /// Room for a kernel's intermediate values.
     fn temporary(&self, op: &'static str, bytes: usize) -> Result<WgpuBuffer> {
-        if let Some((buffer, _)) = self.pool.lend(bytes) {
+        if let Some((buffer, _)) = self.lend(bytes) {
             return Ok(buffer);
         }
         self.problems.alive(|| format!("{op}: {bytes} bytes for intermediate values"))?;
@@ -193,10 +213,10 @@ impl Wgpu {
 }
 
 impl Device {
-    /// A GPU: the first adapter whose name contains `name`, in any case; without a name the first there is.
+    /// A GPU, by name as [`Wgpu::open`] has it.
     ///
     /// # Errors
-    /// If there is none, or it refuses.
+    /// As there.
     pub fn wgpu(name: Option<&str>) -> Result<Self> {
         let device = Self::new(Wgpu::open(name)?);
         cooperative::settle(&device);
@@ -209,7 +229,7 @@ impl Backend for Wgpu {
     type Buffer = WgpuBuffer;
 
     fn allocate(&self, bytes: usize) -> Option<WgpuBuffer> {
-        let (buffer, fresh) = self.pool.lend(bytes)?;
+        let (buffer, fresh) = self.lend(bytes)?;
         if !fresh {
             self.stream.lock().unwrap().clear(&buffer);
         }
@@ -217,7 +237,7 @@ impl Backend for Wgpu {
     }
 
     fn allocate_for_output(&self, bytes: usize) -> Option<WgpuBuffer> {
-        Some(self.pool.lend(bytes)?.0)
+        Some(self.lend(bytes)?.0)
     }
 
     fn write(&self, buffer: &WgpuBuffer, at: usize, data: &[u8]) -> Result<()> {
@@ -226,6 +246,10 @@ impl Backend for Wgpu {
 
     fn read(&self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
         self.stream.lock().unwrap().download(buffer, at, data)
+    }
+
+    fn read_several(&self, parts: &mut [(&WgpuBuffer, usize, &mut [u8])]) -> Result<()> {
+        self.stream.lock().unwrap().download_several(parts)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -248,3 +272,6 @@ impl Backend for Wgpu {
         format!("{}: {} ({})", Self::NAME, self.facts.name, self.facts.driver)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use ::wgpu;
 
-use super::adapter::block_on;
 use super::known::{self, Named};
+use super::problems::watched;
 use super::source::{Access, Binding, Variant, assemble};
 use crate::{Error, Result};
 
@@ -172,13 +172,27 @@ impl Pipelines {
         if std::env::var(SHOW).is_ok_and(|show| show == name || show == "all") {
             eprintln!("// {name} {variant:?}\n{}", source.text);
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let ((pipeline, layout), refused) =
+            watched(&self.device, || self.compile(name, source.text, &source.bindings));
+        match refused {
+            None => Ok(Built { pipeline, layout, bindings: source.bindings }),
+            Some(e) => Err(Error::Device(format!("wgpu: the driver refuses kernel {name} {variant:?}: {e}"))),
+        }
+    }
+
+    /// The kernel with this text; what is wrong with it the device reports.
+    fn compile(
+        &self,
+        name: &'static str,
+        text: String,
+        bindings: &[Binding],
+    ) -> (wgpu::ComputePipeline, wgpu::BindGroupLayout) {
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(name),
-            source: wgpu::ShaderSource::Wgsl(source.text.into()),
+            source: wgpu::ShaderSource::Wgsl(text.into()),
         });
         let entries: Vec<_> = (0..)
-            .zip(&source.bindings)
+            .zip(bindings)
             .map(|(binding, kind)| wgpu::BindGroupLayoutEntry {
                 binding,
                 visibility: wgpu::ShaderStages::COMPUTE,
@@ -219,9 +233,6 @@ impl Pipelines {
             },
             cache: self.disk.as_ref().map(|(cache, _)| cache),
         });
-        match block_on(scope.pop()) {
-            None => Ok(Built { pipeline, layout, bindings: source.bindings }),
-            Some(e) => Err(Error::Device(format!("wgpu: the driver refuses kernel {name} {variant:?}: {e}"))),
-        }
+        (pipeline, layout)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::wgpu;
 
+use super::adapter::block_on;
 use crate::error::{Error, Result};
 
 #[derive(Default)]
@@ -61,6 +62,17 @@ impl Problems {
             Some(text) => Err(Error::Device(format!("wgpu: {text} ({})", hint()))),
         }
     }
+}
+
+/// What `f` makes, and what the device reported meanwhile, of any kind: a kernel that the driver's compiler refuses is an
+/// internal error, not one of validation. What is told here is not held against the device.
+pub(super) fn watched<T>(device: &wgpu::Device, f: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+    use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+    let scopes = [OutOfMemory, Internal, Validation].map(|filter| device.push_error_scope(filter));
+    let made = f();
+    // The inner scope first; all must end.
+    let errors = scopes.into_iter().rev().map(|scope| block_on(scope.pop()));
+    (made, errors.collect::<Vec<_>>().into_iter().flatten().next())
 }
 
 /// What `f` gives; a panic of the driver's layer is an error.

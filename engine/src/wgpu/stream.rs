@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::wgpu;
 
 use super::buffer::WgpuBuffer;
-use super::problems::{Problems, poll};
+use super::problems::{Problems, poll, watched};
 use super::timestamps::{self, Timestamps};
 use crate::Error;
 use crate::error::Result;
@@ -347,69 +347,96 @@ impl Stream {
         Ok(())
     }
 
+    /// A buffer of at least so many bytes that the host can read.
+    fn staging(&self, bytes: u64) -> Result<wgpu::Buffer> {
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: bytes.next_power_of_two().max(4096),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        match watched(&self.device, || self.device.create_buffer(&descriptor)) {
+            (buffer, None) => Ok(buffer),
+            (_, Some(e)) => Err(Error::Device(format!("wgpu: no room to read {bytes} bytes through: {e}"))),
+        }
+    }
+
+    /// As [`Self::download`] of several, with one submission where they are whole words and not too many.
+    pub(super) fn download_several(&mut self, parts: &mut [(&WgpuBuffer, usize, &mut [u8])]) -> Result<()> {
+        for (buffer, at, data) in &*parts {
+            assert!(*at <= buffer.len() && data.len() <= buffer.len() - at);
+        }
+        let words = parts.iter().all(|(_, at, data)| at.is_multiple_of(4) && data.len().is_multiple_of(4));
+        let bytes = parts.iter().map(|(_, _, data)| data.len()).sum::<usize>();
+        if !words || bytes > CHUNK {
+            return parts.iter_mut().try_for_each(|(buffer, at, data)| self.download(buffer, *at, data));
+        }
+        self.alive(|| format!("reading {bytes} bytes"))?;
+        self.trip(parts)
+    }
+
     /// As [`Self::download`], whole words.
     fn download_words(&mut self, buffer: &WgpuBuffer, at: usize, data: &mut [u8]) -> Result<()> {
-        let most = data.len().min(CHUNK);
-        let needed = (most + 4 * FAULT) as u64;
-        let staging = match self.readback.take().filter(|b| b.size() >= needed) {
-            Some(staging) => staging,
-            None => self.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: needed.next_power_of_two().max(4096),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            }),
-        };
-        let mut start = 0;
-        loop {
-            let len = (data.len() - start).min(CHUNK);
-            self.pass = None;
-            let fault = self.fault.clone();
-            let encoder = self.encoder();
-            encoder.copy_buffer_to_buffer(&fault, 0, &staging, 0, 4 * FAULT as u64);
-            if len > 0 {
-                let from = (at + start) as u64;
-                encoder.copy_buffer_to_buffer(buffer.raw(), from, &staging, 4 * FAULT as u64, len as u64);
-            }
-            self.submit()?;
-            let bytes = 4 * FAULT + len;
-            let (tell, told) = std::sync::mpsc::channel();
-            staging.map_async(wgpu::MapMode::Read, ..bytes as u64, move |result| {
-                let _ = tell.send(result);
-            });
-            self.wait(None)?;
-            self.in_flight.clear();
-            self.tell_times();
-            match told.recv_timeout(PATIENCE) {
-                Ok(Ok(())) => {}
-                Ok(Err(e)) => return Err(Error::Device(format!("wgpu: cannot read from the device: {e}"))),
-                Err(_) => return Err(Error::Device("wgpu: the device does not answer a read".into())),
-            }
-            let fault = {
-                let mapped = staging
-                    .get_mapped_range(..bytes as u64)
-                    .map_err(|e| Error::Device(format!("wgpu: cannot read from the device: {e}")))?;
-                data[start..start + len].copy_from_slice(&mapped[4 * FAULT..]);
-                let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|b| mapped[4 * i + b]));
-                [word(0), word(1), word(2), word(3)]
-            };
-            staging.unmap();
-            if fault[0] != 0 {
-                self.queue.write_buffer(&self.fault, 0, &[0; 4 * FAULT]);
-                let kind = self.faults.get((fault[3] as usize).wrapping_sub(1)).copied();
-                self.faults.clear();
-                return Err(kind.map_or_else(
-                    || Error::Device(format!("wgpu: a kernel reports {fault:?}")),
-                    |kind| kind.error(fault[1], fault[2]),
-                ));
-            }
-            self.faults.clear();
-            start += len;
-            if start >= data.len() {
-                break;
-            }
+        if data.is_empty() {
+            return self.trip(&mut []);
         }
+        let mut parts = data.chunks_mut(CHUNK).enumerate();
+        parts.try_for_each(|(i, part)| self.trip(&mut [(buffer, at + i * CHUNK, part)]))
+    }
+
+    /// Submits, waits, and brings these parts, whole words and at most [`CHUNK`] bytes in all, and what a kernel found wrong.
+    fn trip(&mut self, parts: &mut [(&WgpuBuffer, usize, &mut [u8])]) -> Result<()> {
+        let bytes = 4 * FAULT as u64 + parts.iter().map(|(_, _, data)| data.len() as u64).sum::<u64>();
+        let staging = match self.readback.take().filter(|b| b.size() >= bytes) {
+            Some(staging) => staging,
+            None => self.staging(bytes)?,
+        };
+        self.pass = None;
+        let fault = self.fault.clone();
+        let encoder = self.encoder();
+        encoder.copy_buffer_to_buffer(&fault, 0, &staging, 0, 4 * FAULT as u64);
+        let mut to = 4 * FAULT as u64;
+        for (buffer, at, data) in parts.iter().filter(|(_, _, data)| !data.is_empty()) {
+            encoder.copy_buffer_to_buffer(buffer.raw(), *at as u64, &staging, to, data.len() as u64);
+            to += data.len() as u64;
+        }
+        self.submit()?;
+        let (tell, told) = std::sync::mpsc::channel();
+        staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
+            let _ = tell.send(result);
+        });
+        self.wait(None)?;
+        self.in_flight.clear();
+        self.tell_times();
+        match told.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(Error::Device(format!("wgpu: cannot read from the device: {e}"))),
+            Err(_) => return Err(Error::Device("wgpu: the device does not answer a read".into())),
+        }
+        let fault = {
+            let mapped = staging
+                .get_mapped_range(..bytes)
+                .map_err(|e| Error::Device(format!("wgpu: cannot read from the device: {e}")))?;
+            let mut from = 4 * FAULT;
+            for (_, _, data) in &mut *parts {
+                data.copy_from_slice(&mapped[from..from + data.len()]);
+                from += data.len();
+            }
+            let word = |i: usize| u32::from_le_bytes(std::array::from_fn(|b| mapped[4 * i + b]));
+            [word(0), word(1), word(2), word(3)]
+        };
+        staging.unmap();
         self.readback = Some(staging);
+        if fault[0] != 0 {
+            self.queue.write_buffer(&self.fault, 0, &[0; 4 * FAULT]);
+            let kind = self.faults.get((fault[3] as usize).wrapping_sub(1)).copied();
+            self.faults.clear();
+            return Err(kind.map_or_else(
+                || Error::Device(format!("wgpu: a kernel reports {fault:?}")),
+                |kind| kind.error(fault[1], fault[2]),
+            ));
+        }
+        self.faults.clear();
         Ok(())
     }
 }

@@ -67,6 +67,17 @@ fn every_kernel_translates_to_every_system_within_default_limits() {
     }
 }
 
+/// Compilers may take it that no infinity occurs.
+#[test]
+fn no_kernel_compares_with_an_infinity() {
+    for (name, text) in SHADERS {
+        for line in text.lines() {
+            let compares = ["== minus_infinity", "!= minus_infinity", "== infinity", "!= infinity"];
+            assert!(!compares.iter().any(|c| line.contains(c)), "{name}.wgsl: {line}");
+        }
+    }
+}
+
 #[test]
 fn defects_are_named_with_their_place() {
     let error = |variant| assemble("affine", &variant).err().unwrap();
