@@ -114,7 +114,7 @@ __device__ inline void decode(bf16* y, const bf16* x, const Quantised& q, const 
     for (u32 warp = 0; warp < DECODE_WARPS; warp++) sum += partial[warp * DECODE_ROWS * DECODE_COLUMNS + threadIdx.x];
 #pragma unroll 4
     for (u32 i = 0; i < rank; i++) {
-        sum += bf16_to_f32(h[static_cast<u64>(out_row) * rank + i]) * b.of(static_cast<u64>(out_column) * rank + i);
+        sum = fma_rn(bf16_to_f32(h[static_cast<u64>(out_row) * rank + i]), b.of(static_cast<u64>(out_column) * rank + i), sum);
     }
     y[static_cast<u64>(out_row) * outer + out_column] = f32_to_bf16(sum);
 }
