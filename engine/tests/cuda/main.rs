@@ -3,6 +3,7 @@
 
 mod steps;
 
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use cuda_host::StandIn;
@@ -137,6 +138,35 @@ fn too_much_memory_is_an_error_and_not_the_end() {
         let x = Tensor::from_slice(&[1f32, 2.0], &[2], device).unwrap();
         assert_eq!(x.affine(2.0, 0.0).unwrap().to_vec::<f32>().unwrap(), [2.0, 4.0]);
     });
+}
+
+#[test]
+#[ignore = "started by `memory_whose_release_is_queued_is_waited_for`"]
+fn with_late_frees() {
+    run(|device, _| {
+        let memory = gpu(device).facts().memory as usize;
+        assert_eq!(memory, 64 << 20);
+        let zeros = |bytes: usize| Tensor::zeros(&[bytes / 4], DType::F32, device);
+        // More than ever lived: all that is idle goes back, and still nothing is free until the stream has come to it.
+        drop(zeros(memory / 32 * 15).unwrap());
+        let more = zeros(memory / 32 * 20).unwrap();
+        assert_eq!(more.sum(&[0]).unwrap().to_vec::<f32>().unwrap(), [0.0]);
+        assert!(zeros(memory / 2).is_err(), "there is no more");
+        drop(more);
+        zeros(memory / 2).unwrap();
+    });
+}
+
+#[test]
+fn memory_whose_release_is_queued_is_waited_for() {
+    if std::env::var_os("ROENTGEN_CUDA").is_some_and(|v| v == "device") || cuda_host::load().is_none() {
+        return println!("SKIP: when memory is free again is the stand-in's to say");
+    }
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    let settings = [("MEMORY_MIB", "64"), ("STREAMS", "lazy"), ("FREES", "late")];
+    again.envs(settings.map(|(name, value)| (format!("ROENTGEN_EMULATOR_{name}"), value)));
+    let output = again.args(["--exact", "--ignored", "with_late_frees"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// As the CPU says it, but at the next read; after that all is well again.
