@@ -263,6 +263,8 @@ impl Modules {
             return Ok(function.clone());
         }
         let fail = |e: String| Error::Device(format!("cuda: kernel {entry} of {source}.cu: {e}"));
+        // This may be the thread's first call.
+        self.context.bind_to_thread().map_err(|e| fail(text(e)))?;
         let module = if let Some(module) = loaded.modules.get(source) {
             module.clone()
         } else {

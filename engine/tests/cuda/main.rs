@@ -169,6 +169,18 @@ fn memory_whose_release_is_queued_is_waited_for() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// A kernel of a source that is loaded, in memory that is lent again: the thread's first call of the driver is the search for it.
+#[test]
+fn a_new_thread_finds_kernels_of_loaded_sources() {
+    run(|device, _| {
+        let x = Tensor::full(&[1000], 2.0, DType::F32, device).unwrap();
+        let [bf16, f16] = [DType::BF16, DType::F16].map(|dtype| x.to_dtype(dtype).unwrap());
+        drop(bf16.affine(1.0, 1.0).unwrap());
+        let y = std::thread::scope(|scope| scope.spawn(|| f16.affine(1.0, 1.0).unwrap()).join().unwrap());
+        assert_eq!(y.to_f64_vec().unwrap(), [3.0; 1000]);
+    });
+}
+
 /// As the CPU says it, but at the next read; after that all is well again.
 #[test]
 fn a_bad_index_is_told_by_the_next_read() {
