@@ -86,14 +86,13 @@ impl Pool {
             block
         } else {
             self.give_back(idle.make_room(class), &launch);
-            match self.create(class) {
-                Some(block) => block,
-                None => {
-                    // What lies idle may be all that is missing, or what went back just now: it is free when the stream has come to it.
-                    self.give_back(idle.all(), &launch);
-                    self.stream.synchronize().ok()?;
-                    self.create(class)?
-                }
+            if let Some(block) = self.create(class) {
+                block
+            } else {
+                // What lies idle may be all that is missing, or what went back just now: it is free when the stream has come to it.
+                self.give_back(idle.all(), &launch);
+                self.stream.synchronize().ok()?;
+                self.create(class)?
             }
         };
         idle.live += block.class;
