@@ -18,6 +18,7 @@ constexpr u32 DECODE_SUMS = DECODE_WARPS * DECODE_COLUMNS * DECODE_ROWS * 4;
 // kernel once memory is fast: two codes cost a shift, a cut, the look-up, two products and a conversion.
 constexpr u32 PAIRS_BYTES = 256 * 128;
 constexpr u32 DECODE_BYTES = PAIRS_BYTES + DECODE_SUMS;
+static_assert(DECODE_BYTES == 36864 && TABLE_BYTES == 2048, "as engine/src/cuda/linear_nf4.rs launches it");
 
 // By all threads; a barrier must follow. Neighbours write different banks.
 __device__ inline void spread_pairs(u8* to, const float* table) {
