@@ -35,14 +35,14 @@ __device__ inline void adamw_list(const Listed<P, G>* table, const AdamWFactors&
         load_values(second, v + at);
         load_values(gradient, g + at);
 #pragma unroll
-        for (u32 lane = 0; lane < 4; lane++) factors.step(value[lane], first[lane], second[lane], gradient[lane] * factors.grad_scale);
+        for (u32 lane = 0; lane < 4; lane++) factors.step(value[lane], first[lane], second[lane], factors.scaled(gradient[lane]));
         store_values(p + at, value);
         store_values(m + at, first);
         store_values(v + at, second);
     }
     for (u32 at = done + threadIdx.x; at < left; at += blockDim.x) {
         float value = to_f32(p[at]), first = m[at], second = v[at];
-        factors.step(value, first, second, to_f32(g[at]) * factors.grad_scale);
+        factors.step(value, first, second, factors.scaled(to_f32(g[at])));
         from_f32(p[at], value);
         m[at] = first;
         v[at] = second;
@@ -54,7 +54,7 @@ __device__ inline void adamw_list(const Listed<P, G>* table, const AdamWFactors&
         adamw_##p_suffix##_##g_suffix(P* p, float* m, float* v, const G* g, View p_view, View m_view, View v_view, View g_view,   \
                                       AdamWFactors factors, u32 count) {                                                          \
         auto step = [=](float& value, float& first, float& second, float& gradient) {                                             \
-            factors.step(value, first, second, gradient * factors.grad_scale);                                                    \
+            factors.step(value, first, second, factors.scaled(gradient));                                                         \
         };                                                                                                                        \
         update_elements(count, step, Target<P>{p, p_view, true}, Target<float>{m, m_view, true}, Target<float>{v, v_view, true},  \
                         Target<G>{const_cast<G*>(g), g_view, false});                                                             \

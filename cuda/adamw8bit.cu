@@ -32,7 +32,7 @@ __device__ inline void adamw8bit(const Listed<P, G>* table, const float* tables,
     bool there = i < one.count;
     float m = 0.0f, v = 0.0f;
     if (there) {
-        float old = to_f32(p[i]), value = old, gradient = to_f32(g[i]) * factors.grad_scale;
+        float old = to_f32(p[i]), value = old, gradient = factors.scaled(to_f32(g[i]));
         m = tables[m_codes[i]] * one.absmax_m[block];
         v = tables[256 + v_codes[i]] * one.absmax_v[block];
         factors.step(value, m, v, gradient);

@@ -27,7 +27,7 @@ __device__ inline void add_rms_norm(T* sum, T* z, const T* x, const T* y, const 
             for (u32 i = at; i < at + run; i++) {
                 float v = round_as(T(), to_f32(a.data[static_cast<u64>(i) * a.step]) + to_f32(b.data[static_cast<u64>(i) * b.step]));
                 from_f32(sum[i], v);
-                squares += v * v;
+                squares = fma_rn(v, v, squares);
             }
         }
         float scale = scale_of(squares);
@@ -47,7 +47,7 @@ __device__ inline void add_rms_norm(T* sum, T* z, const T* x, const T* y, const 
 #pragma unroll
         for (u32 lane = 0; lane < LANES; lane++) {
             kept[part][lane] = round_as(T(), kept[part][lane] + other[lane]);
-            squares += kept[part][lane] * kept[part][lane];
+            squares = fma_rn(kept[part][lane], kept[part][lane], squares);
         }
         store_values(sum + at, kept[part]);
     }

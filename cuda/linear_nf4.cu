@@ -129,6 +129,8 @@ __device__ inline void linear_nf4_gemm(bf16* y, const bf16* x, const Quantised& 
     DYNAMIC_SHARED(shared);
     constexpr u32 STAGES = 3, X_BYTES = tile::bytes<S::LINES_A>(), W_BYTES = tile::bytes<S::LINES_B>();
     constexpr u32 PITCH = tile::pitch<tile::ALONG, S::LINES_B>();
+    static_assert(STAGES * X_BYTES + 2 * W_BYTES + nf4::TABLE_BYTES + STAGES * S::THREADS * 8 == (S::THREADS == 128 ? 30720 : 59392),
+                  "as engine/src/cuda/linear_nf4.rs launches it");
     static_assert(S::THREADS * 16 == S::LINES_B * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_x = smem_u32(shared);
     u8 *tiles_of_w = shared + STAGES * X_BYTES, *codes = tiles_of_w + 2 * W_BYTES + nf4::TABLE_BYTES;

@@ -53,6 +53,8 @@ __device__ inline void linear_nf4_grad_mma(bf16* dx, const bf16* dy, const Quant
     DYNAMIC_SHARED(shared);
     constexpr u32 STAGES = 3, Y_BYTES = tile::bytes<S::LINES_A>(), W_BYTES = tile::bytes<S::LINES_B>(), PITCH = tile::pitch<tile::ACROSS, S::LINES_B>();
     constexpr u32 PER_ROW = S::LINES_B / 16;
+    static_assert(STAGES * Y_BYTES + 2 * W_BYTES + nf4::TABLE_BYTES + STAGES * S::THREADS * 8 == (S::THREADS == 128 ? 30720 : 59392),
+                  "as engine/src/cuda/linear_nf4.rs launches it");
     static_assert(S::THREADS == PER_ROW * tile::DEPTH, "sixteen codes a thread");
     u32 tiles_of_y = smem_u32(shared);
     u8 *tiles_of_w = shared + STAGES * Y_BYTES, *codes = tiles_of_w + 2 * W_BYTES + nf4::TABLE_BYTES;

@@ -89,6 +89,7 @@ __device__ inline void matmul_mma(Out* c, const bf16* a, const bf16* b, const bf
                                   u32 k, u32 lda, u32 ldb) {
     DYNAMIC_SHARED(shared);
     constexpr u32 A_BYTES = tile::bytes<S::LINES_A>(), B_BYTES = tile::bytes<S::LINES_B>();
+    static_assert(STAGES * (A_BYTES + B_BYTES) == (S::THREADS == 128 ? 30720 : 61440), "as engine/src/cuda/matmul.rs launches it");
     u32 tiles_of_a = smem_u32(shared), tiles_of_b = tiles_of_a + STAGES * A_BYTES;
     u32 first_row = blockIdx.y * S::LINES_A, first_column = blockIdx.x * S::LINES_B;
     a += a_batch.at(blockIdx.z);

@@ -17,6 +17,7 @@ __device__ inline void matmul_wgmma(Out* c, const bf16* a, const bf16* b, const 
                                     u32 k, u32 lda, u32 ldb) {
     DYNAMIC_SHARED(shared);
     constexpr u32 COLUMNS = PARTS * warpgroup::COLUMNS, A_BYTES = warpgroup::bytes<LINES>(), B_BYTES = warpgroup::bytes<COLUMNS>();
+    static_assert(STAGES * (A_BYTES + B_BYTES) == (PARTS == 1 ? 131072 : 196608), "as engine/src/cuda/matmul.rs launches it");
     u32 tiles_of_a = smem_u32(shared), tiles_of_b = tiles_of_a + STAGES * A_BYTES;
     u32 first_row = blockIdx.y * LINES, first_column = blockIdx.x * COLUMNS, own = warp_id() / 4 * 64;
     a += a_batch.at(blockIdx.z);

@@ -22,7 +22,7 @@ __device__ inline void rms_norm(T* y, const T* x, const T* w, const Rows& rows, 
     float squares = 0.0f;
     bool keeps = line_wide(line, n) && aligned(w, 16) && aligned(y, 16) && n <= KEPT * LANES * blockDim.x;
     if (!keeps) {
-        row_each(n, [&squares](u32, float v) { squares += v * v; }, line);
+        row_each(n, [&squares](u32, float v) { squares = fma_rn(v, v, squares); }, line);
         float scale = scale_of(squares);
         row_map(y, n, [=](u32, float v, float weight) { return round_as(T(), v * scale) * weight; }, line, Line<T>{w, 1});
         return;
@@ -34,7 +34,7 @@ __device__ inline void rms_norm(T* y, const T* x, const T* w, const Rows& rows, 
         if (at >= n) break;
         load_values(kept[part], line.data + at);
 #pragma unroll
-        for (u32 lane = 0; lane < LANES; lane++) squares += kept[part][lane] * kept[part][lane];
+        for (u32 lane = 0; lane < LANES; lane++) squares = fma_rn(kept[part][lane], kept[part][lane], squares);
     }
     float scale = scale_of(squares);
 #pragma unroll

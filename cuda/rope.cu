@@ -16,16 +16,13 @@ __device__ inline void rope(T* y, const T* x, const u32* positions, const float*
     for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
         u32 pair = static_cast<u32>(i % half), row = static_cast<u32>(i / half);
         u32 token = row / heads, head = row % heads;
-        float cosine, sine;
-        cos_sin(static_cast<float>(positions[token]) * frequencies[pair], cosine, sine);
-        cosine = round_as(T(), cosine);
-        sine = round_as(T(), sine) * sign;
         u32 first = interleaved ? 2 * pair : pair, second = first + (interleaved ? 1 : half);
         const T* from = x + place.at(token / tokens, token % tokens, head);
         T* to = y + static_cast<u64>(row) * d;
         float a = to_f32(from[first]), b = to_f32(from[second]);
-        from_f32(to[first], round_as(T(), a * cosine) - round_as(T(), b * sine));
-        from_f32(to[second], round_as(T(), b * cosine) + round_as(T(), a * sine));
+        rotate<T>(a, b, positions[token], frequencies[pair], sign);
+        from_f32(to[first], a);
+        from_f32(to[second], b);
     }
 }
 

@@ -29,16 +29,13 @@ __device__ inline void rope_write(O* rotated, O* keys, O* values, const T* q, co
             to[second * values_at.element] = convert<O>(from[second * v_at.element]);
             continue;
         }
-        float cosine, sine;
-        cos_sin(static_cast<float>(positions[token]) * frequencies[pair], cosine, sine);
-        cosine = round_as(T(), cosine);
-        sine = round_as(T(), sine);
         const T* from = of_q ? q + q_at.at(b, t, head) : k + k_at.at(b, t, head);
         O* to = of_q ? rotated + rotated_at.at(b, t, head) : keys + keys_at.at(b, t, head);
         u32 from_step = of_q ? q_at.element : k_at.element, to_step = of_q ? rotated_at.element : keys_at.element;
         float x = to_f32(from[first * from_step]), y = to_f32(from[second * from_step]);
-        from_f32(to[first * to_step], round_as(T(), round_as(T(), x * cosine) - round_as(T(), y * sine)));
-        from_f32(to[second * to_step], round_as(T(), round_as(T(), y * cosine) + round_as(T(), x * sine)));
+        rotate<T>(x, y, positions[token], frequencies[pair], 1.0f);
+        from_f32(to[first * to_step], x);
+        from_f32(to[second * to_step], y);
     }
 }
 

@@ -121,6 +121,10 @@ __device__ inline float exp2_fast(float v) {
     return r;
 }
 
+__device__ inline float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+__device__ inline float add_rn(float a, float b) { return __fadd_rn(a, b); }
+__device__ inline float fma_rn(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+
 __device__ inline u32 f32_to_bits(float v) { return __float_as_uint(v); }
 __device__ inline float f32_from_bits(u32 v) { return __uint_as_float(v); }
 __device__ inline float bf16_to_f32(bf16 v) { return __uint_as_float(static_cast<u32>(v) << 16); }

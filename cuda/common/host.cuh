@@ -150,6 +150,11 @@ inline u32 atomic_cas_u32(u32* at, u32 expected, u32 value, CALLER) {
     return expected;
 }
 
+// Two roundings are two: the build says -ffp-contract=off.
+inline float mul_rn(float a, float b) { return a * b; }
+inline float add_rn(float a, float b) { return a + b; }
+inline float fma_rn(float a, float b, float c) { return std::fma(a, b, c); }
+
 inline u32 f32_to_bits(float v) {
     u32 bits;
     std::memcpy(&bits, &v, 4);

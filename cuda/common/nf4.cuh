@@ -28,7 +28,7 @@ struct Scales {
     __device__ float of(u64 at) const {
         u32 block = static_cast<u32>(at >> shift);
         if (!nested_absmax) return reinterpret_cast<const float*>(absmax)[block];
-        return map[absmax[block]] * nested_absmax[block >> nested_shift] + offset;
+        return nested_scale(map[absmax[block]], nested_absmax[block >> nested_shift], offset);
     }
 };
 

@@ -18,6 +18,7 @@ constexpr u32 DECODE_SUMS = DECODE_WARPS * DECODE_COLUMNS * DECODE_ROWS * 4;
 // kernel once memory is fast: two codes cost a shift, a cut, the look-up, two products and a conversion.
 constexpr u32 PAIRS_BYTES = 256 * 128;
 constexpr u32 DECODE_BYTES = PAIRS_BYTES + DECODE_SUMS;
+static_assert(DECODE_BYTES == 36864 && TABLE_BYTES == 2048, "as engine/src/cuda/linear_nf4.rs launches it");
 
 // By all threads; a barrier must follow. Neighbours write different banks.
 __device__ inline void spread_pairs(u8* to, const float* table) {
@@ -114,7 +115,7 @@ __device__ inline void decode(bf16* y, const bf16* x, const Quantised& q, const 
     for (u32 warp = 0; warp < DECODE_WARPS; warp++) sum += partial[warp * DECODE_ROWS * DECODE_COLUMNS + threadIdx.x];
 #pragma unroll 4
     for (u32 i = 0; i < rank; i++) {
-        sum += bf16_to_f32(h[static_cast<u64>(out_row) * rank + i]) * b.of(static_cast<u64>(out_column) * rank + i);
+        sum = fma_rn(bf16_to_f32(h[static_cast<u64>(out_row) * rank + i]), b.of(static_cast<u64>(out_column) * rank + i), sum);
     }
     y[static_cast<u64>(out_row) * outer + out_column] = f32_to_bf16(sum);
 }

@@ -64,12 +64,13 @@ __device__ inline void update_elements(u32 count, F f, const Targets&... targets
 struct AdamWFactors {
     float grad_scale, keep, one_minus_beta1, beta2, one_minus_beta2, minus_step_size, root_correction2, eps;
 
-    // One element with its scaled gradient, in torch's order.
+    __device__ float scaled(float g) const { return mul_rn(g, grad_scale); }
+    // One element with its scaled gradient, in torch's order and with its roundings: the same bits alone and in a list.
     __device__ void step(float& p, float& m, float& v, float g) const {
-        p *= keep;
-        m += one_minus_beta1 * (g - m);
-        v = v * beta2 + one_minus_beta2 * g * g;
-        p += minus_step_size * m / (sqrtf(v) / root_correction2 + eps);
+        p = mul_rn(p, keep);
+        m = add_rn(m, mul_rn(one_minus_beta1, add_rn(g, -m)));
+        v = add_rn(mul_rn(v, beta2), mul_rn(mul_rn(one_minus_beta2, g), g));
+        p = add_rn(p, mul_rn(minus_step_size, m) / add_rn(sqrtf(v) / root_correction2, eps));
     }
 };
 

@@ -21,6 +21,9 @@
 //   f16_to_f32, f32_to_f16, bf16_to_f32, f32_to_bf16, pack_bf16x2(low, high)   conversions, to the nearest, ties to even
 //   exp2_fast(v)                      2^v by one instruction, good to 2 ulp; exp2f spends three more on subnormal results
 //   f32_to_bits, f32_from_bits        the same 32 bits
+//   mul_rn(a, b), add_rn(a, b)        a product, a sum, rounded by itself; fma_rn(a, b, c) a · b + c, rounded once. Device compilers make one
+//                                     rounding of two in `a * b + c`, each time as they like: where two kernels, or a kernel and the processor,
+//                                     must have the same bits, these say which
 //
 // Hopper's own, for sm_90a (the macro HOPPER says where they are):
 //

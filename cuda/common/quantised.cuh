@@ -3,6 +3,9 @@
 #pragma once
 #include "common/layout.cuh"
 
+// A scale of the second level, with the roundings of the processor: what a code stands for is the same everywhere.
+__device__ inline float nested_scale(float code, float absmax, float offset) { return add_rn(mul_rn(code, absmax), offset); }
+
 // A quantised tensor.
 struct Quantised {
     const u8* codes;
@@ -14,7 +17,7 @@ struct Quantised {
 
     __device__ float scale(u64 block) const {
         if (!nested_absmax) return reinterpret_cast<const float*>(absmax)[block];
-        return map[absmax[block]] * nested_absmax[block / blocks.nested_block] + blocks.offset;
+        return nested_scale(map[absmax[block]], nested_absmax[block / blocks.nested_block], blocks.offset);
     }
     // Element `at` of 4 bits.
     __device__ float value4(u64 at) const { return table[codes[at / 2] >> (at % 2 ? 0 : 4) & 15] * scale(at / blocks.block); }

@@ -9,6 +9,7 @@ constexpr u32 TILE = 64, DEPTH = 16, THREADS = 256;
 // One more than the tile: threads that write a column of it reach different banks.
 constexpr u32 PITCH = TILE + 1;
 constexpr u32 BYTES = 2 * 2 * DEPTH * PITCH * 4;
+static_assert(BYTES == 16640, "as engine/src/cuda/matmul.rs launches it");
 constexpr u32 PARTS = TILE * DEPTH / THREADS;
 
 // Element `i` of this thread's part of a tile: neighbouring threads along K if `along`, else along the lines.

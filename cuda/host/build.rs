@@ -14,6 +14,7 @@ const FLAGS: &[&str] = &[
     // A library with its own thread-local state, opened at run time: without this every access is a call.
     "-ftls-model=initial-exec",
     "-fno-strict-aliasing",
+    "-ffp-contract=off",
     "-Wall",
     "-Wextra",
     "-Wno-unknown-pragmas",

@@ -28,6 +28,27 @@ fn devices_names_what_the_driver_has() {
     assert!(text.contains("CPU emulation of compute capability 9.0"), "{text}");
 }
 
+/// A device that kernels cannot run on is told as one, and nothing else is tried on it.
+#[test]
+fn a_device_that_will_not_do_is_told() {
+    for (name, value, why) in [
+        (
+            "ROENTGEN_EMULATOR_CAPABILITY",
+            "7.5",
+            "has compute capability 7.5; 8.0 (Ampere) or newer is needed",
+        ),
+        ("ROENTGEN_EMULATOR_POOLS", "0", "has no memory pools"),
+    ] {
+        let Some(mut devices) = emulated(&["devices", "--json"]) else { return };
+        let json = finish(devices.env(name, value)).ok().json();
+        assert_eq!(json["cuda"].as_array().unwrap().len(), 0, "{json}");
+        let told = json["no_cuda_because"].as_str().unwrap();
+        assert!(told.contains(why) && !told.contains('\n'), "{told}");
+        let mut generate = emulated(&["generate", "--prompt", "x", "--device", "cuda"]).unwrap();
+        finish(generate.env(name, value)).fails(&["cuda: ", why]);
+    }
+}
+
 /// One line that says why, everything else as ever.
 #[test]
 fn without_a_driver_devices_says_why() {

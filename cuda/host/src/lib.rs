@@ -62,6 +62,7 @@ pub struct StandIn {
     set_lazy_streams: unsafe extern "C" fn(c_int),
     take_failures: unsafe extern "C" fn(*mut c_char, usize) -> usize,
     launches: unsafe extern "C" fn(*mut [u64; 2]),
+    refuse_graph_changes: unsafe extern "C" fn(u64),
 }
 
 /// Calls of the driver that launched something.
@@ -103,6 +104,12 @@ impl StandIn {
     pub fn set_lazy_streams(&self, lazy: bool) {
         // SAFETY: a plain value.
         unsafe { (self.set_lazy_streams)(lazy.into()) }
+    }
+
+    /// Refuses the next `count` changes of nodes of executable graphs.
+    pub fn refuse_graph_changes(&self, count: u64) {
+        // SAFETY: a plain value.
+        unsafe { (self.refuse_graph_changes)(count) }
     }
 
     /// What went wrong since the last call, in all threads, and a context that works again. A process that ends with failures nobody
@@ -182,6 +189,9 @@ fn open() -> Option<StandIn> {
                 .expect("a control of the stand-in"),
             take_failures: *library.get(b"emulator_take_failures\0").expect("a control of the stand-in"),
             launches: *library.get(b"emulator_launches\0").expect("a control of the stand-in"),
+            refuse_graph_changes: *library
+                .get(b"emulator_refuse_graph_changes\0")
+                .expect("a control of the stand-in"),
         }
     };
     Some(stand_in)

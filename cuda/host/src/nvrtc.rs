@@ -22,6 +22,8 @@ pub struct Usage {
     pub spills: u32,
     /// Bytes of a thread's stack frame.
     pub stack: u32,
+    /// Bytes of shared memory that a block has without asking.
+    pub shared: u32,
 }
 
 /// A compiled source.
@@ -60,6 +62,11 @@ pub fn load() -> Option<()> {
 
 /// Compiles `cuda/<source>` to machine code of `target` (`sm_80`, `sm_90a`). Call [`load`] first.
 pub fn compile(source: &str, target: &str) -> Result<Image, String> {
+    compile_with(source, target, &[])
+}
+
+/// As [`compile`], with more options of the compiler.
+pub fn compile_with(source: &str, target: &str, options: &[&str]) -> Result<Image, String> {
     let folder = kernel_folder();
     let read = |path: PathBuf| -> Result<CString, String> {
         let text = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -74,7 +81,7 @@ pub fn compile(source: &str, target: &str) -> Result<Image, String> {
         headers.push(read(path)?);
     }
     let program = Program::new(source, &text, &names, &headers)?;
-    program.compile(target)
+    program.compile(target, options)
 }
 
 /// Files of `folder` with this extension, sorted.
@@ -123,10 +130,11 @@ impl Program {
         }
     }
 
-    fn compile(&self, target: &str) -> Result<Image, String> {
-        let options =
-            [format!("--gpu-architecture={target}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
-        let options: Vec<CString> = options.into_iter().map(|o| CString::new(o).expect("no zero")).collect();
+    fn compile(&self, target: &str, more: &[&str]) -> Result<Image, String> {
+        let target_option = format!("--gpu-architecture={target}");
+        let options = [target_option.as_str(), "--std=c++17", "--ptxas-options=-v"].into_iter();
+        let options: Vec<CString> =
+            options.chain(more.iter().copied()).map(|o| CString::new(o).expect("no zero")).collect();
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
         // SAFETY: the options outlive the call.
         let result = unsafe { sys::nvrtcCompileProgram(self.0, pointers.len() as i32, pointers.as_ptr()) };
@@ -158,6 +166,24 @@ impl Program {
     }
 }
 
+/// Instructions of each kernel in machine code: the sections `.text.NAME` of the ELF file that NVRTC made.
+pub fn code(cubin: &[u8]) -> BTreeMap<String, &[u8]> {
+    let word = |at: usize, bytes: usize| {
+        let field = &cubin[at..at + bytes];
+        field.iter().rev().fold(0_usize, |word, &byte| word << 8 | usize::from(byte))
+    };
+    // ELF64: e_shoff, e_shentsize, e_shnum, e_shstrndx; of a section sh_name, sh_offset, sh_size.
+    let (table, each, count, names) = (word(40, 8), word(58, 2), word(60, 2), word(62, 2));
+    let section = |i: usize| &cubin[word(table + i * each + 24, 8)..][..word(table + i * each + 32, 8)];
+    let name = |i: usize| {
+        let text = &section(names)[word(table + i * each, 4)..];
+        String::from_utf8_lossy(text.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
+    };
+    // Sections without bytes in the file (SHT_NOBITS) are no code.
+    let texts = (0..count).filter(|&i| word(table + i * each + 4, 4) != 8);
+    texts.filter_map(|i| Some((name(i).strip_prefix(".text.")?.to_owned(), section(i)))).collect()
+}
+
 /// Reads the assembler's report: `Compiling entry function 'NAME' for 'sm_80'`, then `N bytes stack frame, N bytes spill stores, N bytes
 /// spill loads`, then `Used N registers, …`.
 fn parse_usage(log: &str) -> BTreeMap<String, Usage> {
@@ -179,6 +205,7 @@ fn parse_usage(log: &str) -> BTreeMap<String, Usage> {
         }
         if let Some(registers) = number_before(line, " registers") {
             usage.registers = registers;
+            usage.shared = number_before(line, " bytes smem").unwrap_or(0);
         }
     }
     all

@@ -73,6 +73,12 @@ fn registers_and_spills() {
                         usage.spills, usage.stack
                     ));
                 }
+                if usage.shared > 0 {
+                    faults.push(format!(
+                        "{kernel} on {target}: {} bytes of static shared memory",
+                        usage.shared
+                    ));
+                }
                 found.insert((kernel, target.to_owned()), usage.registers);
             }
         }
@@ -97,6 +103,46 @@ fn registers_and_spills() {
             .map(|key| format!("{key:?}: no such kernel any more")),
     );
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// Sources, and beginnings of the names of those of their kernels that have bits to keep: of another kernel (`rope_write` those of `rope`, the
+/// group's those of one weight), of another rung, or of the processor.
+const SAME_BITS: [(&str, &str); 8] = [
+    ("rope.cu", "rope_"),
+    ("rope_write.cu", "rope_write_"),
+    ("rms_norm.cu", "rms_norm_"),
+    ("add_rms_norm.cu", "add_rms_norm_"),
+    ("dequantize_blockwise.cu", "dequantize_blockwise_"),
+    ("adamw.cu", "adamw_"),
+    ("linear_nf4.cu", "linear_nf4_decode_"),
+    ("linear_nf4_group.cu", "linear_nf4_group_decode_"),
+];
+
+/// Where a compiler may make one rounding of two it does so in one kernel and not in the next. In these it has no choice: they are the same
+/// instructions if it may not.
+#[test]
+fn no_rounding_is_left_to_the_compiler() {
+    if nvrtc::load().is_none() {
+        return;
+    }
+    let mut faults = Vec::new();
+    for (source, start) in SAME_BITS {
+        for target in TARGETS {
+            let compile = |option: &str| {
+                nvrtc::compile_with(source, target, &[option])
+                    .unwrap_or_else(|e| panic!("{source}: {e}"))
+                    .cubin
+            };
+            let (free, bound) = (compile("--fmad=true"), compile("--fmad=false"));
+            let (free, bound) = (nvrtc::code(&free), nvrtc::code(&bound));
+            assert!(free.keys().any(|kernel| kernel.starts_with(start)), "{source}: no {start}");
+            assert!(free.keys().eq(bound.keys()));
+            let differ =
+                free.iter().filter(|(kernel, code)| kernel.starts_with(start) && bound[*kernel] != **code);
+            faults.extend(differ.map(|(kernel, _)| format!("{kernel} on {target}")));
+        }
+    }
+    assert!(faults.is_empty(), "contracted: {faults:#?}");
 }
 
 /// Beginnings of kernels' names, and instructions that they must hold: products on the matrix units, fragments from shared memory, copies

@@ -10,6 +10,9 @@ use super::modules;
 /// Oldest driver that has every entry point in use (`cuEventElapsedTime_v2`): CUDA 12.8, the 570 series.
 const OLDEST_DRIVER: i32 = 12_080;
 
+/// Oldest devices that have what kernels use (`cp.async`, products of bf16): Ampere.
+const OLDEST_DEVICE: [u32; 2] = [8, 0];
+
 /// Whether there is a GPU that kernels can run on. [`Display`](fmt::Display) says it in one line.
 #[derive(Clone, Debug)]
 pub enum Availability {
@@ -24,6 +27,18 @@ pub enum Availability {
     Failed(String),
     /// A driver without devices.
     NoDevice,
+    /// Devices, all from before what kernels use.
+    OldDevice {
+        /// The first device's name.
+        device: String,
+        /// Its compute capability.
+        capability: [u32; 2],
+    },
+    /// Devices that cannot allocate in the order of a stream, as some virtual ones.
+    NoPools {
+        /// The first device's name.
+        device: String,
+    },
     /// Devices, but nothing to make kernels for any of them with.
     NoKernels {
         /// The first device's name.
@@ -54,6 +69,8 @@ pub struct DeviceFacts {
     pub shared_per_block: u32,
     /// L2 cache, bytes.
     pub l2: u32,
+    /// Whether it allocates memory in the order of a stream.
+    pub pools: bool,
     /// The processor in disguise, in tests.
     pub emulated: bool,
     /// Where its kernels come from.
@@ -81,6 +98,17 @@ impl fmt::Display for Availability {
             ),
             Self::Failed(why) => write!(f, "the driver does not start: {why}"),
             Self::NoDevice => f.write_str("a driver, but no device"),
+            Self::OldDevice { device, capability: [major, minor] } => write!(
+                f,
+                "{device} has compute capability {major}.{minor}; {}.{} (Ampere) or newer is needed",
+                OLDEST_DEVICE[0], OLDEST_DEVICE[1]
+            ),
+            Self::NoPools { device } => {
+                write!(
+                    f,
+                    "{device} has no memory pools (cuMemAllocAsync), which are needed; a virtual GPU may be set up to have them"
+                )
+            }
             Self::NoKernels { device, target } => write!(
                 f,
                 "{device}: no NVRTC, and no kernels for {target} in this build; install NVRTC of CUDA 13, or set {} to its folder",
@@ -139,16 +167,30 @@ pub fn availability() -> Availability {
     }
     match devices(driver) {
         Err(e) => Availability::Failed(text(e)),
-        Ok(all) if all.is_empty() => Availability::NoDevice,
-        Ok(all) => {
-            let (with, without): (Vec<_>, Vec<_>) = all.into_iter().partition(|d| !d.kernels.is_empty());
-            match without.into_iter().next() {
-                Some(first) if with.is_empty() => {
-                    Availability::NoKernels { target: first.target(), device: first.name }
-                }
-                _ => Availability::Usable(with),
-            }
+        Ok(all) => usable(all),
+    }
+}
+
+/// The devices that will do; if none does, what is wrong with the first.
+fn usable(all: Vec<DeviceFacts>) -> Availability {
+    let why_not = |d: &DeviceFacts| {
+        let device = d.name.clone();
+        if d.capability < OLDEST_DEVICE {
+            Some(Availability::OldDevice { device, capability: d.capability })
+        } else if !d.pools {
+            Some(Availability::NoPools { device })
+        } else if d.kernels.is_empty() {
+            Some(Availability::NoKernels { device, target: d.target() })
+        } else {
+            None
         }
+    };
+    let first = all.first().and_then(why_not);
+    let usable: Vec<_> = all.into_iter().filter(|d| why_not(d).is_none()).collect();
+    match first {
+        Some(why) if usable.is_empty() => why,
+        None if usable.is_empty() => Availability::NoDevice,
+        _ => Availability::Usable(usable),
     }
 }
 
@@ -176,8 +218,50 @@ fn facts(ordinal: i32, driver: i32) -> Result<DeviceFacts, DriverError> {
         memory: unsafe { result::device::total_mem(device) }? as u64,
         shared_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         l2: attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+        pools: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
         kernels: "",
     };
     facts.kernels = modules::origin(&facts);
     Ok(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(ordinal: usize, capability: [u32; 2], pools: bool, kernels: &'static str) -> DeviceFacts {
+        DeviceFacts {
+            ordinal,
+            name: format!("GPU {ordinal}"),
+            driver: 13_000,
+            capability,
+            multiprocessors: 40,
+            memory: 16 << 30,
+            shared_per_block: 64 << 10,
+            l2: 4 << 20,
+            pools,
+            emulated: false,
+            kernels,
+        }
+    }
+
+    #[test]
+    fn devices_that_will_not_do_are_passed_over_and_the_first_is_told() {
+        let (old, no_pools) = (device(0, [7, 5], true, "NVRTC"), device(1, [8, 6], false, "NVRTC"));
+        let (bare, good) = (device(2, [9, 0], true, ""), device(3, [8, 0], true, "NVRTC"));
+        let text =
+            |devices: &[&DeviceFacts]| usable(devices.iter().map(|&d| d.clone()).collect()).to_string();
+        assert!(
+            text(&[&old, &bare]).contains("GPU 0 has compute capability 7.5; 8.0"),
+            "{}",
+            text(&[&old, &bare])
+        );
+        assert!(text(&[&no_pools]).contains("GPU 1 has no memory pools"));
+        assert!(text(&[&bare]).contains("GPU 2: no NVRTC, and no kernels for sm_90a"));
+        assert_eq!(text(&[]), "a driver, but no device");
+        let Availability::Usable(found) = usable(vec![old, no_pools, bare, good]) else {
+            panic!("there is one")
+        };
+        assert_eq!(found.iter().map(|d| d.ordinal).collect::<Vec<_>>(), [3]);
+    }
 }

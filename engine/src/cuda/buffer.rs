@@ -86,15 +86,13 @@ impl Pool {
             block
         } else {
             self.give_back(idle.make_room(class), &launch);
-            match self.create(class) {
-                Some(block) => block,
-                None if idle.idle > 0 => {
-                    // What lies idle may be all that is missing; it is free when the stream has come to it.
-                    self.give_back(idle.all(), &launch);
-                    self.stream.synchronize().ok()?;
-                    self.create(class)?
-                }
-                None => return None,
+            if let Some(block) = self.create(class) {
+                block
+            } else {
+                // What lies idle may be all that is missing, or what went back just now: it is free when the stream has come to it.
+                self.give_back(idle.all(), &launch);
+                self.stream.synchronize().ok()?;
+                self.create(class)?
             }
         };
         idle.live += block.class;

@@ -461,10 +461,11 @@ impl Graphs {
             Some((differences, i)) if full || differences <= log.commands.len() / NEAR => {
                 match variants[i].change(log) {
                     Ok(changed) => self.counts.changed += changed,
-                    Err(e) => {
-                        // Some of its nodes do other work than it knows of.
+                    Err(Failed { what, error }) => {
+                        // Some of its nodes do other work than it knows of; what was noted is as it was.
                         variants.swap_remove(i);
-                        return Err(e);
+                        tracing::debug!("a CUDA graph is made anew: {what}: {}", text(error));
+                        return self.launch_plainly(log);
                     }
                 }
                 i

@@ -4,7 +4,8 @@
 //! 2. NVRTC, if this machine has it: once, then from a cache on disk;
 //! 3. PTX from the places of 1, which the driver compiles.
 //!
-//! that is there and that the driver loads: one older than the compiler of an image may refuse it.
+//! that is there and that the driver loads: one older than the compiler of an image may refuse it, and a compiler older than the device does not
+//! know it.
 //!
 //! Names of images hold a hash of the source, its headers and the compiler's options, so one of another version is never taken.
 
@@ -18,7 +19,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule};
 use cudarc::nvrtc::Ptx;
 
 use super::availability::{DeviceFacts, text};
-use super::nvrtc;
+use super::nvrtc::{self, Refused};
 use super::sources::{HEADERS, SOURCES};
 use crate::{Error, Result};
 
@@ -79,7 +80,7 @@ fn compiled(
     target: &str,
     folder: Option<&Path>,
     anew: bool,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Refused> {
     let name = file_name(source, code, target);
     if let Some(image) = folder.filter(|_| !anew).and_then(|folder| fs::read(folder.join(&name)).ok()) {
         return Ok(image);
@@ -97,8 +98,9 @@ fn compiled(
 struct Ways<'a> {
     /// What was made before, by file name.
     prepared: &'a dyn Fn(&str) -> Option<Vec<u8>>,
-    /// The compiler of this machine, if it has one, by way of its cache or anew; what it refuses is an error, not the next way.
-    compile: Option<&'a dyn Fn(bool) -> Result<Vec<u8>, String>>,
+    /// The compiler of this machine, if it has one, by way of its cache or anew; a source that it refuses is an error, a device that it does not know
+    /// is for the next way.
+    compile: Option<&'a dyn Fn(bool) -> Result<Vec<u8>, Refused>>,
 }
 
 impl Ways<'_> {
@@ -110,7 +112,7 @@ impl Ways<'_> {
         target: &str,
         load: impl Fn(Vec<u8>) -> Result<T, String>,
     ) -> Result<T, String> {
-        let mut refused = Vec::new();
+        let (mut refused, mut unknown) = (Vec::new(), None);
         let mut take = |from: &str, image| load(image).map_err(|e| refused.push(format!("{from}: {e}"))).ok();
         if let Some(image) = (self.prepared)(&file_name(source, code, target))
             && let Some(loaded) = take("machine code that came with the program", image)
@@ -120,8 +122,17 @@ impl Ways<'_> {
         if let Some(compile) = self.compile {
             // A file of the cache may be broken.
             for anew in [false, true] {
-                if let Some(loaded) = take("NVRTC's", compile(anew)?) {
-                    return Ok(loaded);
+                match compile(anew) {
+                    Ok(image) => {
+                        if let Some(loaded) = take("NVRTC's", image) {
+                            return Ok(loaded);
+                        }
+                    }
+                    Err(Refused::Source(why)) => return Err(why),
+                    Err(old @ Refused::Target(..)) => {
+                        unknown = Some(old.to_string());
+                        break;
+                    }
                 }
             }
         }
@@ -134,8 +145,10 @@ impl Ways<'_> {
             }
         }
         if refused.is_empty() {
-            return Err(format!("no NVRTC and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER));
+            let compiler = unknown.unwrap_or_else(|| "no NVRTC".into());
+            return Err(format!("{compiler}, and no image for {target}; set {} or {IMAGES}", nvrtc::FOLDER));
         }
+        refused.splice(..0, unknown);
         Err(format!("the driver refuses what there is ({}); a newer driver may take it", refused.join("; ")))
     }
 }
@@ -188,7 +201,8 @@ pub fn write_images(folder: &Path, targets: &[&str]) -> Result<Vec<String>> {
     for target in targets {
         for (source, code) in SOURCES {
             let file = format!("{source}.cu");
-            let image = nvrtc::compile(&file, code, HEADERS, target, &OPTIONS).map_err(Error::Device)?;
+            let image = nvrtc::compile(&file, code, HEADERS, target, &OPTIONS)
+                .map_err(|e| Error::Device(e.to_string()))?;
             let name = file_name(source, code, target);
             store(folder, &name, &image).map_err(|source| Error::File {
                 path: folder.join(&name),
@@ -263,6 +277,8 @@ impl Modules {
             return Ok(function.clone());
         }
         let fail = |e: String| Error::Device(format!("cuda: kernel {entry} of {source}.cu: {e}"));
+        // This may be the thread's first call.
+        self.context.bind_to_thread().map_err(|e| fail(text(e)))?;
         let module = if let Some(module) = loaded.modules.get(source) {
             module.clone()
         } else {
@@ -299,14 +315,21 @@ mod tests {
         let names = [file_name("gelu", "text", "sm_90a"), file_name("gelu", "text", PTX)];
         // What there is, and what the driver does not take.
         let take =
-            |machine_code: bool, compiler: Option<Result<[&str; 2], &str>>, ptx: bool, broken: &[&str]| {
+            |machine_code: bool, compiler: Option<Result<[&str; 2], bool>>, ptx: bool, broken: &[&str]| {
                 let there = [machine_code, ptx];
                 let prepared = |name: &str| {
                     let i = names.iter().position(|n| n == name).expect("a name of this source and target");
                     there[i].then(|| ["machine code", "PTX"][i].into())
                 };
-                let compile =
-                    |anew| compiler.unwrap().map(|c| c[usize::from(anew)].into()).map_err(str::to_owned);
+                // A source that is refused, or a device that is not known.
+                let refusal = |old| {
+                    if old {
+                        Refused::Target("12.0".into(), "sm_90a".into())
+                    } else {
+                        Refused::Source("line 1: error".into())
+                    }
+                };
+                let compile = |anew| compiler.unwrap().map(|c| c[usize::from(anew)].into()).map_err(refusal);
                 let compile: Option<&dyn Fn(bool) -> _> =
                     if compiler.is_some() { Some(&compile) } else { None };
                 Ways { prepared: &prepared, compile }.load("gelu", "text", "sm_90a", |image| {
@@ -318,7 +341,16 @@ mod tests {
         assert_eq!(take(true, compiler, true, &[]).unwrap(), "machine code");
         assert_eq!(take(false, compiler, true, &[]).unwrap(), "cached");
         assert_eq!(take(false, None, true, &[]).unwrap(), "PTX\0", "drivers want a final zero");
-        assert_eq!(take(false, Some(Err("line 1: error")), true, &[]).unwrap_err(), "line 1: error");
+        assert_eq!(take(false, Some(Err(false)), true, &[]).unwrap_err(), "line 1: error");
+        assert_eq!(
+            take(false, Some(Err(true)), true, &[]).unwrap(),
+            "PTX\0",
+            "a compiler older than the device"
+        );
+        let text = take(false, Some(Err(true)), false, &[]).unwrap_err();
+        assert!(text.contains("NVRTC 12.0 does not know sm_90a") && text.contains(IMAGES), "{text}");
+        let text = take(false, Some(Err(true)), true, &["PTX\0"]).unwrap_err();
+        assert!(text.contains("does not know sm_90a; PTX that came"), "{text}");
         let text = take(false, None, false, &[]).unwrap_err();
         assert!(text.contains("sm_90a") && text.contains(nvrtc::FOLDER) && text.contains(IMAGES), "{text}");
         // What does not load is passed over, and the last words name all of it.
@@ -370,8 +402,10 @@ mod tests {
         assert_eq!(make(code, true).unwrap(), first);
         assert_eq!(fs::read(&file).unwrap(), first);
         // Another text is another file; what is wrong with it is said with its line.
-        let text = make("extern \"C\" __global__ void f() { nonsense; }", false).unwrap_err();
+        let text = make("extern \"C\" __global__ void f() { nonsense; }", false).unwrap_err().to_string();
         assert!(text.contains("gelu.cu(1)") && text.contains("nonsense"), "{text}");
+        let unknown = nvrtc::compile("gelu.cu", code, HEADERS, "sm_990", &OPTIONS).unwrap_err();
+        assert!(matches!(unknown, Refused::Target(..)), "{unknown}");
         let ptx = nvrtc::compile("gelu.cu", code, HEADERS, PTX, &OPTIONS).unwrap();
         assert!(String::from_utf8_lossy(&ptx).contains(".entry gelu_f32"));
     }

@@ -74,6 +74,23 @@ impl Program {
     }
 }
 
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// The compiler is older than the device: it has no such target.
+    #[error("NVRTC {0} does not know {1}")]
+    Target(String, String),
+    /// The source's fault.
+    #[error("{0}")]
+    Source(String),
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Self::Source(text)
+    }
+}
+
 /// Compiles `text`, which may include `headers` (name and text), for `target`: `sm_90a` gives machine code, `compute_80` PTX (with a final
 /// zero). Call [`version`] first; it must have given one.
 pub(super) fn compile(
@@ -82,7 +99,7 @@ pub(super) fn compile(
     headers: &[(&str, &str)],
     target: &str,
     options: &[&str],
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Refused> {
     let string = |s: &str| CString::new(s).map_err(|_| format!("{name} contains a zero"));
     let (name_text, text) = (string(name)?, string(text)?);
     let names = headers.iter().map(|(n, _)| string(n)).collect::<Result<Vec<_>, _>>()?;
@@ -101,17 +118,22 @@ pub(super) fn compile(
         )
     };
     if result != sys::nvrtcResult::NVRTC_SUCCESS {
-        return Err(format!("NVRTC does not take {name}: {result:?}"));
+        return Err(format!("NVRTC does not take {name}: {result:?}").into());
     }
     let architecture = format!("--gpu-architecture={target}");
     let options = [&*architecture].iter().chain(options).map(|o| string(o)).collect::<Result<Vec<_>, _>>()?;
     // SAFETY: the options outlive the call.
     let result =
         unsafe { sys::nvrtcCompileProgram(program.0, options.len() as i32, pointers(&options).as_ptr()) };
+    // The other options are the same for every target.
+    if result == sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION {
+        let version = version().map_or_else(String::new, |[major, minor]| format!("{major}.{minor}"));
+        return Err(Refused::Target(version, target.to_owned()));
+    }
     if result != sys::nvrtcResult::NVRTC_SUCCESS {
         let log = program.text(sys::nvrtcGetProgramLogSize, sys::nvrtcGetProgramLog);
         let log = String::from_utf8_lossy(&log).trim_end_matches('\0').trim().to_owned();
-        return Err(format!("NVRTC cannot compile {name} for {target}: {result:?}\n{log}"));
+        return Err(format!("NVRTC cannot compile {name} for {target}: {result:?}\n{log}").into());
     }
     Ok(if target.starts_with("sm_") {
         program.text(sys::nvrtcGetCUBINSize, sys::nvrtcGetCUBIN)

@@ -30,6 +30,8 @@ struct Split {
     kept: View,
     reduced: View,
     counts: [usize; 2],
+    /// Elements from the first to the last: kernels count them in 32 bits.
+    span: usize,
     /// The innermost kept elements are neighbours, or there are few terms: a warp takes 32 sums side by side.
     columns: bool,
 }
@@ -43,6 +45,12 @@ impl Split {
             kept: view(kept),
             reduced: view(reduced),
             counts: [count(kept), count(reduced)],
+            span: kept
+                .iter()
+                .chain(reduced)
+                .map(|&(size, stride)| size.saturating_sub(1) * stride)
+                .sum::<usize>()
+                + 1,
             columns: innermost.is_some_and(|d| d.1 == 1) || (count(reduced) <= FEW_TERMS && count(kept) > 1),
         }
     }
@@ -64,7 +72,7 @@ impl Cuda {
         let way = if split.columns { "columns" } else { "rows" };
         let mut k = self.kernel(Reduce::NAME, format!("reduce_{way}_{dtype}_{}", sums.dtype), op);
         k.at(sums.address).at(x).layout(&split.kept.words()).layout(&split.reduced.words());
-        k.words(&[kept, reduced, parts, kind as usize]).float(divisor);
+        k.fits(split.span).words(&[kept, reduced, parts, kind as usize]).float(divisor);
         if split.columns {
             k.run([kept.div_ceil(32), parts, 1], [32, 8], 1024)
         } else {
@@ -111,5 +119,20 @@ impl Kernel<Reduce> for Cuda {
         let kind = if op.kind == ReduceKind::SumSquares { ReduceKind::Sum } else { op.kind };
         let second = Split { columns: true, ..Split::new(&[(count, 1)], &[(parts, count)]) };
         self.fold(name, kind, (scratch.address(), DType::F32), &second, 1, divisor, &sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_of_all_dimensions() {
+        // A column of every second row of a matrix [4, 5].
+        assert_eq!(Split::new(&[(2, 10)], &[(1, 1)]).span, 11);
+        assert_eq!(Split::new(&[(4, 5)], &[(5, 1)]).span, 20);
+        // Few elements that lie far apart: counts alone would let them through.
+        let far = Split::new(&[(2, 1 << 32)], &[(3, 1)]);
+        assert_eq!((far.counts, far.span), ([2, 3], (1 << 32) + 3));
     }
 }

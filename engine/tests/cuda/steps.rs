@@ -100,6 +100,29 @@ fn shapes_and_lengths_may_change() {
     });
 }
 
+/// A graph that the driver does not change is dropped: its work is launched plainly, and the next time there is a new one.
+#[test]
+fn a_change_that_is_refused_costs_a_graph() {
+    lazily(|device, stand_in| {
+        let w = weight(device);
+        let want: Vec<f32> = (0..6).map(|i| chain(device, &w, 2, 30, i as f32)).collect();
+        for (i, want) in want.iter().enumerate() {
+            let before = gpu(device).graphs();
+            stand_in.refuse_graph_changes(u64::from(i == 3));
+            let got = device.step("chain", || chain(device, &w, 2, 30, i as f32));
+            assert_eq!(got.to_bits(), want.to_bits());
+            let counts = since(device, before);
+            // Of two stretches the first, of 32 commands, has a node to change: the upload.
+            match i {
+                3 => assert_eq!((counts.made, counts.launched, counts.plain), (0, 1, 32), "{counts:?}"),
+                4 => assert_eq!((counts.made, counts.launched, counts.plain), (1, 2, 0), "{counts:?}"),
+                5 => assert_eq!((counts.made, counts.launched, counts.plain), (0, 2, 0), "{counts:?}"),
+                _ => {}
+            }
+        }
+    });
+}
+
 /// Blocks go back to the device only after what was noted has been launched.
 #[test]
 fn memory_of_noted_work_is_not_given_back() {

@@ -30,7 +30,7 @@ Device device() {
         return text && *text ? std::strtoul(text, nullptr, 10) : fallback;
     };
     Device d{9, 0, static_cast<int>(number("ROENTGEN_EMULATOR_MULTIPROCESSORS", 132)),
-             number("ROENTGEN_EMULATOR_MEMORY_MIB", 4096) << 20};
+             number("ROENTGEN_EMULATOR_MEMORY_MIB", 4096) << 20, number("ROENTGEN_EMULATOR_POOLS", 1) != 0};
     const char* capability = std::getenv("ROENTGEN_EMULATOR_CAPABILITY");
     if (capability && std::sscanf(capability, "%d.%d", &d.major, &d.minor) != 2) {
         emulator::report(emulator::format("ROENTGEN_EMULATOR_CAPABILITY is `%s`, expected a version such as 8.0", capability));
@@ -57,6 +57,7 @@ Settings& settings() {
         std::string seed = value("ROENTGEN_EMULATOR_SEED");
         if (!seed.empty()) from_environment.schedule.seed = std::strtoull(seed.c_str(), nullptr, 10);
         from_environment.lazy_streams = value("ROENTGEN_EMULATOR_STREAMS") == "lazy";
+        from_environment.late_frees = value("ROENTGEN_EMULATOR_FREES") == "late";
         return from_environment;
     }();
     return own;
@@ -106,6 +107,7 @@ constexpr Name NAMES[] = {
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"},
     {CAPTURE_UNMATCHED, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED", "capture was not initiated in this stream"},
     {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency created on uncaptured work in another stream"},
+    {GRAPH_EXEC_UPDATE_FAILURE, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", "the graph update was not performed"},
     {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
 };
 
@@ -194,7 +196,7 @@ API Result cuDeviceGetAttribute(int* value, int attribute, int handle) {
         case 97: *value = d.shared_per_block(); break;                       // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         case 106: *value = 32; break;                                        // MAX_BLOCKS_PER_MULTIPROCESSOR
         case 111: *value = 1024; break;                                      // RESERVED_SHARED_MEMORY_PER_BLOCK
-        case 115: *value = 1; break;                                         // MEMORY_POOLS_SUPPORTED
+        case 115: *value = d.pools; break;                                   // MEMORY_POOLS_SUPPORTED
         default: *value = 0;
     }
     return SUCCESS;
@@ -226,6 +228,12 @@ API void emulator_set_schedule(int greedy, int eager, uint64_t seed) {
 }
 
 API void emulator_set_lazy_streams(int lazy) { settings().lazy_streams = lazy != 0; }
+
+// The next so many changes of nodes of executable graphs are refused, as a driver may that cannot make one.
+API void emulator_refuse_graph_changes(uint64_t count) {
+    std::lock_guard<std::recursive_mutex> guard(lock());
+    primary().refused_changes = count;
+}
 
 // Calls so far that launched a kernel, and that launched a graph.
 API void emulator_launches(uint64_t counts[2]) {

@@ -98,6 +98,10 @@ Result change(void* handle, void* node, Node::Kind kind, const Function* functio
     if (original.kind != kind || original.function != function) {
         return refuse(INVALID_VALUE, std::string(call) + ": a node of another kind, or of another function");
     }
+    if (current->refused_changes > 0) {
+        current->refused_changes--;
+        return GRAPH_EXEC_UPDATE_FAILURE;
+    }
     if (executable->work.use_count() > 1) executable->work = std::make_shared<std::vector<Work>>(*executable->work);
     (*executable->work)[place] = std::move(work);
     return SUCCESS;

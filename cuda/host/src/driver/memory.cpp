@@ -93,12 +93,13 @@ API Result cuMemAllocAsync(DevicePointer* pointer, size_t bytes, void* handle) {
     if (call.error) return call.error;
     Stream* stream = stream_of(handle, "cuMemAllocAsync");
     if (!stream) return INVALID_HANDLE;
+    if (!device().pools) return NOT_SUPPORTED;
     if (stream->capture) return refuse(NOT_SUPPORTED, "cuMemAllocAsync: allocation in a graph is not emulated");
     *pointer = 0;
     if (bytes == 0) return SUCCESS;
     Result result = allocate(pointer, bytes);
-    if (result != OUT_OF_MEMORY) return result;
-    // Blocks whose release is still queued count as free.
+    if (result != OUT_OF_MEMORY || settings().late_frees) return result;
+    // Blocks whose release is still queued count as free: a driver may find room in them, or not.
     current->drain();
     return allocate(pointer, bytes);
 }

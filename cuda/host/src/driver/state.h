@@ -41,6 +41,7 @@ enum : Result {
     CAPTURE_UNMATCHED = 903,
     CAPTURE_ISOLATION = 905,
     CAPTURED_EVENT = 907,
+    GRAPH_EXEC_UPDATE_FAILURE = 910,
 };
 
 using DevicePointer = uint64_t;
@@ -123,6 +124,7 @@ struct Context {
     std::map<Graph*, std::shared_ptr<Graph>> graphs;
     std::set<Executable*> executables;
     uint64_t kernel_launches = 0, graph_launches = 0;  // calls, for tests that count them
+    uint64_t refused_changes = 0;  // of nodes of executable graphs, which the next calls ask for
     std::set<std::pair<uintptr_t, size_t>> registered;  // host memory of cuMemHostRegister
     uint64_t pool_threshold = 0;
 
@@ -132,19 +134,21 @@ struct Context {
 struct Device {
     int major, minor, multiprocessors;
     size_t memory;
+    bool pools;                    // allocation in the order of a stream
     int shared_per_block() const;  // bytes a block can opt in to
 };
 
-// From the environment at each call: ROENTGEN_EMULATOR_CAPABILITY=9.0, _MULTIPROCESSORS=132, _MEMORY_MIB=4096.
+// From the environment at each call: ROENTGEN_EMULATOR_CAPABILITY=9.0, _MULTIPROCESSORS=132, _MEMORY_MIB=4096, _POOLS=1.
 Device device();
 
 struct Settings {
     emulator::Schedule schedule;
     bool lazy_streams = false;
+    bool late_frees = false;  // memory is in use until the stream has come to its release
 };
 
 // Of the calling thread, so that tests side by side do not disturb each other; first from ROENTGEN_EMULATOR_SCHEDULE
-// (`greedy+eager`, …), _SEED and _STREAMS (`lazy`).
+// (`greedy+eager`, …), _SEED, _STREAMS (`lazy`) and _FREES (`late`).
 Settings& settings();
 
 Context& primary();
