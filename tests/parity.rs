@@ -19,6 +19,18 @@ use model::siglip::position_ids;
 use model::smolvlm::{SmolVlm, pixel_shuffle};
 use roentgen_oracle::gpu::{self, devices};
 
+/// The tests that compare with a fixture, for second runs of this program; and the fastest of them.
+const FIXTURES: [&str; 7] = [
+    "stages_losses_and_gradients",
+    "partly_valid_tiles",
+    "greedy_generation_alone_and_in_a_batch",
+    "an_adapter",
+    "five_steps_of_an_adapter",
+    "bf16_products_over_an_f32_stream",
+    "dropout_and_checkpointing",
+];
+const FAST: [&str; 2] = ["all_gradients_together", "bf16_is_as_good_as_the_references"];
+
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/smolvlm-tiny").join(name)
 }
@@ -428,34 +440,14 @@ fn decoding_on_a_gpu_is_frugal() {
 /// The fixtures on a GPU with subgroups of other widths, one with WebGPU's default limits, and one whose products are cut as for hardware.
 #[test]
 fn on_other_gpus() {
-    gpu::again(&[
-        "stages_losses_and_gradients",
-        "all_gradients_together",
-        "bf16_is_as_good_as_the_references",
-        "partly_valid_tiles",
-        "greedy_generation_alone_and_in_a_batch",
-        "an_adapter",
-        "five_steps_of_an_adapter",
-        "bf16_products_over_an_f32_stream",
-        "dropout_and_checkpointing",
-    ]);
+    gpu::again(&[&FIXTURES[..], &FAST].concat());
 }
 
 /// The fixtures on the stand-in for CUDA's driver, under one schedule; the fastest under all, and with sanitizers.
 #[test]
 fn on_cuda() {
-    let all = [
-        "stages_losses_and_gradients",
-        "partly_valid_tiles",
-        "greedy_generation_alone_and_in_a_batch",
-        "an_adapter",
-        "five_steps_of_an_adapter",
-        "bf16_products_over_an_f32_stream",
-        "dropout_and_checkpointing",
-    ];
-    again(&all, How::SCHEDULES[1]);
-    let fast = ["all_gradients_together", "bf16_is_as_good_as_the_references"];
+    again(&FIXTURES, How::SCHEDULES[1]);
     for how in How::SCHEDULES.into_iter().chain([How::Sanitized]) {
-        again(&fast, how);
+        again(&FAST, how);
     }
 }
